@@ -1,0 +1,259 @@
+import { z } from 'zod';
+import { duration, listenAddress, secretReference } from './values.ts';
+
+/**
+ * The configuration: the one source of its types, defaults, JSON Schema and documentation. Every field has a
+ * `describe`; unknown keys are errors.
+ */
+
+const tlsToServer = z
+  .strictObject({
+    mode: z
+      .enum(['disable', 'prefer', 'require', 'verify-ca', 'verify-full'])
+      .default('verify-full')
+      .describe('How TLS is asked of the database. Only `prefer` may go on without it.'),
+    ca: z
+      .string()
+      .optional()
+      .describe('File with the certificate authorities to trust (PEM). Default: those of Node.'),
+    cert: z.string().optional().describe('File with the client certificate to show to the database (PEM).'),
+    key: z.string().optional().describe('File with the key of that certificate (PEM).'),
+    server_name: z
+      .string()
+      .optional()
+      .describe("The name the database's certificate must carry. Default: `host`."),
+    min_version: z
+      .enum(['TLSv1', 'TLSv1.1', 'TLSv1.2', 'TLSv1.3'])
+      .default('TLSv1.2')
+      .describe('The oldest TLS version to accept.'),
+  })
+  .describe('TLS between Sallyport and the database.');
+
+const limits = z
+  .strictObject({
+    idle_timeout: duration
+      .optional()
+      .describe('A session without a running statement is ended after this long. Default: never.'),
+    idle_in_transaction_timeout: duration
+      .optional()
+      .describe('The same, inside a transaction. Default: as `idle_timeout`.'),
+    max_duration: duration.optional().describe('A session is ended after this long. Default: never.'),
+    max_connections: z
+      .int()
+      .positive()
+      .max(100_000)
+      .default(1000)
+      .describe('Sessions at once on this resource.'),
+    connect_timeout: duration.default(10_000).describe('To connect to one address of the database.'),
+    handshake_timeout: duration.default(60_000).describe('For the whole sign-in of a client, TLS included.'),
+  })
+  .describe('Limits of sessions.');
+
+const launchCredentials = z
+  .union([
+    z.strictObject({
+      username: z.string().min(1).describe('The account that Sallyport signs in with.'),
+      password: secretReference
+        .optional()
+        .describe(
+          'Reference to its password, `PROVIDER:PATH[#FIELD]`. None: certificate or peer authentication.',
+        ),
+      token: secretReference
+        .optional()
+        .describe('Reference to an access token instead of a password (Entra, RDS IAM).'),
+    }),
+    secretReference.describe('One reference that gives both name and password.'),
+  ])
+  .describe('What Sallyport signs in to the database with.');
+
+const resourceCommon = {
+  host: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1).max(16)])
+    .describe('Host name or address, or a list of them.'),
+  port: z.int().min(1).max(65535).optional().describe("TCP port. Default: the type's own."),
+  database: z
+    .string()
+    .min(1)
+    .max(128)
+    .optional()
+    .describe('The database that is opened when a client names none.'),
+  databases: z
+    .array(z.string().min(1))
+    .min(1)
+    .optional()
+    .describe('The only databases that clients may open. Default: any.'),
+  labels: z.record(z.string(), z.string()).default({}).describe('Labels for access rules.'),
+  tls: tlsToServer.prefault({}),
+  launch_credentials: launchCredentials,
+  limits: limits.prefault({}),
+  allow_replication: z.boolean().default(false).describe('Let replication connections and commands through.'),
+  allow_password_change: z
+    .boolean()
+    .default(false)
+    .describe("Let statements through that change the launch account's own password."),
+};
+
+const postgres = z.strictObject({
+  type: z.literal('postgres'),
+  ...resourceCommon,
+  channel_binding: z
+    .enum(['disable', 'prefer', 'require'])
+    .default('prefer')
+    .describe('SCRAM channel binding toward the server.'),
+  target_session_attrs: z
+    .enum(['any', 'read-write', 'read-only', 'primary', 'standby', 'prefer-standby'])
+    .default('any')
+    .describe('Which of several hosts will do.'),
+  direct_tls: z
+    .boolean()
+    .default(false)
+    .describe('Start TLS at once (PostgreSQL 17 and later), without asking first.'),
+  protocol_version: z.enum(['3.0', '3.2']).default('3.0').describe('Protocol version asked of the server.'),
+  scram_iterations_max: z
+    .int()
+    .min(4096)
+    .max(100_000_000)
+    .default(1_000_000)
+    .describe('Most PBKDF2 rounds a server may ask for.'),
+});
+
+const mysqlCommon = {
+  ...resourceCommon,
+  allow_local_infile: z.boolean().default(false).describe('Let LOAD DATA LOCAL INFILE through.'),
+  server_public_key: z
+    .string()
+    .optional()
+    .describe("File with the server's RSA public key (PEM), for sign-in without TLS."),
+  fetch_server_public_key: z
+    .boolean()
+    .default(false)
+    .describe('Ask the server for that key. It is not authenticated: TLS is better.'),
+};
+const mysql = z.strictObject({ type: z.literal('mysql'), ...mysqlCommon });
+const mariadb = z.strictObject({ type: z.literal('mariadb'), ...mysqlCommon });
+
+const sqlserver = z.strictObject({
+  type: z.literal('sqlserver'),
+  ...resourceCommon,
+  encryption: z
+    .enum(['off', 'login-only', 'on', 'strict'])
+    .default('on')
+    .describe('Encryption toward the server; `strict` is TDS 8.0.'),
+  client_encryption: z
+    .enum(['required', 'login', 'none'])
+    .optional()
+    .describe('Encryption asked of clients. Default: `login` on loopback listeners, else `required`.'),
+  mars: z.boolean().default(false).describe('Let clients use multiple active result sets.'),
+  windows_domain: z.string().optional().describe('Sign in with NTLMv2 as an account of this domain.'),
+  server_name: z.string().optional().describe('What LOGIN7 calls the server. Default: `host`.'),
+});
+
+export const resourceSchema = z.discriminatedUnion('type', [postgres, mysql, mariadb, sqlserver]);
+
+const listener = z.strictObject({
+  listen: listenAddress.describe('`HOST:PORT`, or `unix:/path/to.sock`.'),
+  resource: z.string().describe('The resource it serves.'),
+  client_auth: z
+    .enum(['trust', 'token', 'mtls'])
+    .default('trust')
+    .describe('How clients prove who they are. `trust` only on loopback and Unix sockets.'),
+  principal: z.string().min(1).default('local').describe('Who trusted connections are recorded as.'),
+  tls: z
+    .strictObject({
+      mode: z
+        .enum(['prefer', 'require'])
+        .default('prefer')
+        .describe('`require` refuses clients that do not encrypt.'),
+      cert: z.string().describe('File with the certificate chain to show to clients (PEM).'),
+      key: z.string().describe('File with its key (PEM).'),
+      client_ca: z
+        .string()
+        .optional()
+        .describe('Authorities that client certificates must come from (mtls).'),
+    })
+    .optional()
+    .describe('TLS toward clients. Default: none offered.'),
+  cancel_source: z
+    .enum(['same-ip', 'any'])
+    .default('same-ip')
+    .describe('From where a statement may be cancelled.'),
+});
+
+const provider = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('env').describe('Environment variables.') }),
+  z.strictObject({
+    type: z.literal('file').describe('A file encrypted with age.'),
+    path: z.string().describe('The encrypted file.'),
+    identity: z.string().describe('File with the age identity that opens it.'),
+  }),
+  z.strictObject({
+    type: z.literal('exec').describe("A command's standard output."),
+    command: z
+      .array(z.string())
+      .min(1)
+      .describe('Program and arguments; the path of the reference is appended.'),
+    timeout: duration.default(10_000).describe('After which it is killed.'),
+  }),
+]);
+
+export const configSchema = z.strictObject({
+  gateway: z
+    .strictObject({
+      name: z
+        .string()
+        .min(1)
+        .max(64)
+        .default('sallyport')
+        .describe('Name of this gateway in records and metrics.'),
+      data_dir: z.string().default('./var/sallyport').describe('Where journal, keys and state are kept.'),
+      shutdown_grace: duration
+        .default(30_000)
+        .describe('How long running statements may go on after SIGTERM.'),
+    })
+    .prefault({}),
+  http: z
+    .strictObject({
+      listen: listenAddress.default('127.0.0.1:7070').describe('Address of health, metrics and API.'),
+    })
+    .prefault({}),
+  secrets: z
+    .record(z.string().regex(/^[a-z][a-z0-9_-]*$/), provider)
+    .default({})
+    .describe('Secret providers by name.'),
+  recording: z
+    .strictObject({
+      durability: z
+        .enum(['flushed', 'synced', 'buffered'])
+        .default('flushed')
+        .describe(
+          'When a statement may go to the database: `flushed`, its start was handed to the operating system; `synced`, it is on disk; `buffered`, within 100 ms.',
+        ),
+      on_failure: z
+        .enum(['refuse', 'continue'])
+        .default('refuse')
+        .describe('When the journal cannot be written: end sessions, or go on and leave a gap on record.'),
+      parameters: z.boolean().default(true).describe('Record bound parameters.'),
+      recipients: z
+        .array(z.string())
+        .default([])
+        .describe('age recipients that may read recordings. Default: a key made in `data_dir`.'),
+      store: z
+        .discriminatedUnion('type', [
+          z.strictObject({
+            type: z.literal('directory'),
+            path: z.string().describe('Folder of sealed recordings.'),
+          }),
+        ])
+        .prefault({ type: 'directory', path: './var/recordings' }),
+    })
+    .prefault({}),
+  resources: z
+    .record(z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.-]*$/), resourceSchema)
+    .describe('Databases by name.'),
+  listeners: z.array(listener).default([]).describe('Addresses that serve one resource directly.'),
+});
+
+export type Config = z.output<typeof configSchema>;
+export type ResourceConfig = z.output<typeof resourceSchema>;
+export type ListenerConfig = z.output<typeof listener>;
+export type ProviderConfig = z.output<typeof provider>;
