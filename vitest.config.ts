@@ -25,7 +25,6 @@ export default defineConfig({
           ...shared,
           name: 'interop',
           include: ['test/interop/**/*.test.ts'],
-          globalSetup: ['test/support/servers.setup.ts'],
           fileParallelism: false,
           testTimeout: 120_000,
           hookTimeout: 180_000,

@@ -210,8 +210,9 @@ export interface EngineSession {
 export interface InterruptMeans {
   dial(): Promise<Channel>;
   credentials(): Promise<Credentials | null>;
-  /** For protocols whose cancel goes over the session's own connection. */
+  /** For protocols whose cancel goes over the session's own connection: what to send, and the way to send it. */
   observer: Observer;
+  send(bytes: Buffer): void;
 }
 
 export interface ObserveOptions {
@@ -273,6 +274,8 @@ export interface Observer {
   readonly saturated: boolean;
   /** The client may be sent a message of ours now: what went to it last was complete. */
   readonly atBoundary: boolean;
+  /** Who has said goodbye in the protocol's own words: the client (Terminate, COM_QUIT), the server (a fatal error), nobody. */
+  readonly leaving: 'client' | 'server' | null;
   /** The client broke the protocol in a way that no server would tolerate; the session must end with this. */
   readonly fatal: Refusal | null;
 

@@ -213,7 +213,7 @@ export const configSchema = z.strictObject({
     .prefault({}),
   http: z
     .strictObject({
-      listen: listenAddress.default('127.0.0.1:7070').describe('Address of health, metrics and API.'),
+      listen: listenAddress.prefault('127.0.0.1:7070').describe('Address of health, metrics and API.'),
     })
     .prefault({}),
   secrets: z

@@ -49,6 +49,8 @@ export class StreamChannel implements Channel {
     this.#settings = settings;
     this.#raw = stream;
     this.#stream = stream;
+    // A peer that resets the connection is met where the next read or write is; it must never be an uncaught event.
+    stream.on('error', () => {});
     this.#listen();
   }
 

@@ -1,0 +1,525 @@
+import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Address, Channel, TlsState } from '../../protocols/channel.ts';
+import type {
+  Challenge,
+  Claim,
+  Credentials,
+  EngineSession,
+  Entry,
+  Permit,
+  Proof,
+  Resource,
+  ServerFacts,
+} from '../../protocols/engine.ts';
+import { ProtocolError, Refusal } from '../../protocols/error.ts';
+import type { Statement } from '../../protocols/statement.ts';
+import type { Visitor } from '../access/access.ts';
+import type { CloseReason, SessionRecord } from '../recording/recorder.ts';
+import { SecretError } from '../secrets/provider.ts';
+import type { Cancellable } from './cancels.ts';
+import { StreamChannel } from './channel.ts';
+import type { GatewayContext } from './gateway.ts';
+import { INTERRUPT_MS_MAX, KEEP_ALIVE_MS } from './limits.ts';
+import { Relay, type RelayEnd } from './relay.ts';
+import type { Door, Target } from './target.ts';
+
+/** One client connection: its handshake, then its session, from the accepted socket to the last event. */
+export class Connection implements Entry, Cancellable {
+  readonly id: string;
+  readonly client: StreamChannel;
+  readonly door: Door;
+  readonly cancelSource: 'same-ip' | 'any';
+  readonly startedAt: number;
+  readonly #context: GatewayContext;
+  readonly #target: Target;
+  readonly #servers: StreamChannel[] = [];
+  readonly #labels: { resource: string; engine: string };
+  readonly #done: () => void;
+  readonly #abort = new AbortController();
+  #claim: Claim | null = null;
+  #session: EngineSession | null = null;
+  #relay: Relay | null = null;
+  #record: SessionRecord | null = null;
+  #cancelId: number | null = null;
+  #admitted = false;
+  #idleSince = 0;
+
+  /** `done` is called once, when nothing of this connection is left. */
+  constructor(
+    context: GatewayContext,
+    door: Door,
+    stream: Duplex,
+    remote: Address,
+    id: string,
+    done: () => void,
+  ) {
+    this.id = id;
+    this.#context = context;
+    this.door = door;
+    this.#target = door.target;
+    this.cancelSource = door.cancelSource;
+    this.client = new StreamChannel(stream, 'client', remote, door.tls);
+    this.startedAt = context.now();
+    this.#labels = { resource: door.target.resource.name, engine: door.target.resource.engine };
+    this.#done = done;
+  }
+
+  get clientHost(): string {
+    return this.client.remote.host;
+  }
+
+  get resource(): Resource {
+    return this.#target.resource;
+  }
+
+  /** The open session, once there is one: who, on what, since when. */
+  get summary(): {
+    session: string;
+    principal: string;
+    resource: string;
+    startedAt: number;
+    databaseUser: string;
+  } | null {
+    if (this.#session === null) return null;
+    return {
+      session: this.id,
+      principal: this.#session.permit.principal,
+      resource: this.#target.resource.name,
+      startedAt: this.startedAt,
+      databaseUser: this.#session.facts.databaseUser,
+    };
+  }
+
+  /** Signs both sides in and starts the session. Never rejects: what went wrong is told, logged and counted here. */
+  async run(): Promise<void> {
+    const { metrics } = this.#context;
+    const timeoutMs = this.#target.limits.handshakeTimeoutMs;
+    const deadline = setTimeout(() => this.#expire(timeoutMs), timeoutMs);
+    metrics.handshakesOpen.inc(this.#labels);
+    try {
+      const outcome = await this.#target.engine.handshake(this);
+      clearTimeout(deadline);
+      metrics.handshakesOpen.dec(this.#labels);
+      if (outcome.kind === 'session') this.#start(outcome.session);
+      else this.#finish();
+    } catch (error) {
+      clearTimeout(deadline);
+      metrics.handshakesOpen.dec(this.#labels);
+      this.#failed(error);
+    }
+  }
+
+  /** Ends the session with the protocol's own words, and stops what it runs on the server. */
+  end(refusal: Refusal, reason: CloseReason): void {
+    const relay = this.#relay;
+    if (relay === null) {
+      const error = new ProtocolError('timeout', 'ours', refusal.message, { cause: refusal });
+      this.client.fail(error);
+      for (const server of this.#servers) server.fail(error);
+      return;
+    }
+    if (relay.ended) return;
+    if (relay.observer.busy) void this.interrupt();
+    relay.part(refusal, reason);
+  }
+
+  /** Nothing runs and no transaction is open: the session can be ended without loss. */
+  get quiet(): boolean {
+    const observer = this.#relay?.observer;
+    return observer !== undefined && !observer.busy && observer.transaction === 'idle';
+  }
+
+  /** Looks at the idle clock and the maximum duration. The idle clock stands still while a statement runs. */
+  tick(now: number): void {
+    const relay = this.#relay;
+    if (relay === null || relay.ended) return;
+    const { limits } = this.#target;
+    if (limits.maxDurationMs !== null && now - this.startedAt >= limits.maxDurationMs) {
+      this.end(new Refusal('max_duration', 'the session has reached its maximum duration'), 'max_duration');
+      return;
+    }
+    if (relay.takeTouched() || relay.observer.busy) {
+      this.#idleSince = now;
+      return;
+    }
+    const inTransaction = relay.observer.transaction !== 'idle';
+    const timeoutMs = inTransaction ? limits.idleInTransactionTimeoutMs : limits.idleTimeoutMs;
+    if (timeoutMs === null || now - this.#idleSince < timeoutMs) return;
+    const refusal = inTransaction
+      ? new Refusal('idle_in_transaction', 'the session was idle in a transaction for too long')
+      : new Refusal('idle_timeout', 'the session was idle for too long');
+    this.end(refusal, 'idle_timeout');
+  }
+
+  // Cancellable
+
+  async interrupt(): Promise<void> {
+    const session = this.#session;
+    const relay = this.#relay;
+    if (session === null || relay === null || !relay.observer.busy) return;
+    const idles = relay.idles;
+    const opened: StreamChannel[] = [];
+    const deadline = setTimeout(() => {
+      for (const channel of opened)
+        channel.fail(new ProtocolError('timeout', 'server', 'the cancel took too long'));
+    }, INTERRUPT_MS_MAX);
+    try {
+      await session.interrupt({
+        observer: relay.observer,
+        send: (bytes) => session.facts.server.write(bytes),
+        credentials: () => this.#target.credentials('launch', this.#abort.signal),
+        dial: async () => {
+          const channel = await this.#connect(session.facts.server.remote);
+          opened.push(channel);
+          // The statement that was to be cancelled may have ended meanwhile: the next one must not be hit.
+          if (relay.idles !== idles) {
+            channel.destroy();
+            throw new ProtocolError(
+              'unexpected_end',
+              'ours',
+              'the statement ended before the cancel was sent',
+            );
+          }
+          return channel;
+        },
+      });
+    } catch (error) {
+      this.log('cancel was not delivered', { error: (error as Error).message });
+    } finally {
+      clearTimeout(deadline);
+      for (const channel of opened) channel.destroy();
+    }
+  }
+
+  // Entry: what the engine asks for during the handshake.
+
+  async challenge(claim: Claim): Promise<Challenge> {
+    this.#claim = claim;
+    return this.#context.access.challenge(claim, this.#visitor());
+  }
+
+  async admit(claim: Claim, proof: Proof): Promise<Permit> {
+    this.#claim = claim;
+    if (this.#context.draining) throw new Refusal('draining', 'the gateway is shutting down');
+    const permit = await this.#context.access.admit(claim, proof, this.#visitor());
+    if (!this.#context.reserve(this.#target)) {
+      throw new Refusal('session_limit', `too many sessions on ${this.#target.resource.name}`, {
+        hint: 'Close a connection, or ask for a higher limit.',
+      });
+    }
+    this.#admitted = true;
+    return permit;
+  }
+
+  async credentials(_permit: Permit, why: 'launch' | 'rejected'): Promise<Credentials | null> {
+    const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'credentials' });
+    try {
+      return await this.#target.credentials(why, this.#abort.signal);
+    } catch (error) {
+      if (!(error instanceof SecretError)) throw error;
+      this.#context.log.error(
+        {
+          session: this.id,
+          resource: this.resource.name,
+          provider: error.provider,
+          hint: error.hint,
+          error: error.message,
+        },
+        'launch credentials could not be fetched',
+      );
+      throw new Refusal(
+        'credentials_unavailable',
+        `the credentials for ${this.resource.name} are not available`,
+        {
+          hint: 'The secret provider did not give them. Ask the people who run this gateway.',
+          cause: error,
+        },
+      );
+    } finally {
+      stop();
+    }
+  }
+
+  dial(address: Address): Promise<StreamChannel> {
+    return this.#connect(address);
+  }
+
+  async opened(permit: Permit, facts: ServerFacts): Promise<void> {
+    const { recorder, log } = this.#context;
+    try {
+      this.#record = recorder.session({
+        session: permit.session,
+        gateway: this.#context.name,
+        principal: permit.principal,
+        resource: permit.resource.name,
+        engine: facts.engine,
+        serverVersion: facts.serverVersion,
+        databaseUser: facts.databaseUser,
+        database: facts.database,
+        serverAddress: addressText(facts.server.remote),
+        serverSession: facts.serverSession,
+        authentication: facts.authentication,
+        clientAddress: addressText(this.client.remote),
+        clientUser: this.#claim?.user ?? '',
+        clientProgram: this.#claim?.program ?? null,
+        clientAttributes: this.#claim?.attributes ?? {},
+        clientTls: tlsText(this.client.tls),
+        serverTls: tlsText(facts.server.tls),
+        serverTlsVerified: facts.server.tls?.verified ?? false,
+        tlsFallback: facts.tlsFallback,
+      });
+      await recorder.flushed();
+    } catch (error) {
+      log.error(
+        { session: this.id, error: (error as Error).message },
+        'session refused: it cannot be recorded',
+      );
+      throw new Refusal('recording_unavailable', 'this session cannot be recorded, so it may not begin', {
+        hint: 'The journal of the gateway cannot be written. Ask the people who run it.',
+        cause: error,
+      });
+    }
+  }
+
+  cancelKey(id: number, length: number): Buffer {
+    this.#cancelId = id;
+    return this.#context.cancels.register(id, length, this);
+  }
+
+  async cancel(id: number, secret: Buffer): Promise<void> {
+    const outcome = await this.#context.cancel(id, secret, this.clientHost);
+    this.#context.metrics.cancelsTotal.inc({ ...this.#labels, outcome });
+    const level = outcome === 'sent' ? 'info' : 'warn';
+    this.#context.log[level](
+      { client: this.clientHost, resource: this.resource.name, outcome },
+      'cancel requested',
+    );
+  }
+
+  random(length: number): Buffer {
+    return this.#context.random(length);
+  }
+
+  log(message: string, fields: Readonly<Record<string, string | number | boolean | null>> = {}): void {
+    this.#context.log.debug({ session: this.id, resource: this.resource.name, ...fields }, message);
+  }
+
+  #start(session: EngineSession): void {
+    const context = this.#context;
+    const record = this.#record;
+    if (record === null) throw new Error('an engine opened a session without a record');
+    this.#session = session;
+    const labels = this.#labels;
+    const decide = this.#target.gate(session.facts.databaseUser);
+    const server = session.facts.server as Channel as StreamChannel;
+    const client = this.client.detach();
+    const upstream = server.detach();
+    context.metrics.sessionsOpen.inc(labels);
+    context.metrics.handshakeSeconds.observe(
+      { ...labels, phase: 'total' },
+      (context.now() - this.startedAt) / 1000,
+    );
+    context.log.info(
+      {
+        session: this.id,
+        principal: session.permit.principal,
+        resource: labels.resource,
+        client: addressText(this.client.remote),
+        program: this.#claim?.program ?? null,
+        clientTls: tlsText(this.client.tls),
+        serverTls: tlsText(session.facts.server.tls),
+      },
+      'session opened',
+    );
+    const relay = new Relay(client.stream, upstream.stream, session, this.#target.observe, {
+      record,
+      recorder: context.recorder,
+      decide,
+      statementEnded: (statement: Statement) => {
+        context.metrics.statementsTotal.inc({ ...labels, status: statement.status });
+      },
+      refused: (statement: Statement) => {
+        context.metrics.refusalsTotal.inc(labels);
+        context.log.warn(
+          { session: this.id, resource: labels.resource, kind: statement.kind, seq: statement.seq },
+          'statement refused',
+        );
+      },
+      noted: (note) => {
+        if (note.kind !== 'opaque') return;
+        context.metrics.opaqueTotal.inc(labels);
+        context.log.warn(
+          { session: this.id, resource: labels.resource, reason: note.reason, trace: note.trace },
+          'protocol not followed',
+        );
+      },
+      closed: (end) => this.#closed(end),
+    });
+    this.#relay = relay;
+    this.#idleSince = context.now();
+    if (context.draining) this.end(new Refusal('shutdown', 'the gateway is shutting down'), 'shutdown');
+    relay.start(client.pending, upstream.pending);
+  }
+
+  #closed(end: RelayEnd): void {
+    const { metrics, log, now } = this.#context;
+    metrics.sessionsOpen.dec(this.#labels);
+    metrics.sessionsTotal.inc({ ...this.#labels, reason: end.reason });
+    metrics.bytesTotal.inc({ ...this.#labels, direction: 'sent' }, end.bytesSent);
+    metrics.bytesTotal.inc({ ...this.#labels, direction: 'received' }, end.bytesReceived);
+    this.#record?.close(end);
+    log.info(
+      {
+        session: this.id,
+        resource: this.#labels.resource,
+        reason: end.reason,
+        detail: end.detail,
+        seconds: (now() - this.startedAt) / 1000,
+        bytesSent: end.bytesSent,
+        bytesReceived: end.bytesReceived,
+      },
+      'session closed',
+    );
+    this.#finish();
+  }
+
+  #failed(error: unknown): void {
+    const { metrics, log, recorder } = this.#context;
+    const code = error instanceof Refusal || error instanceof ProtocolError ? error.code : 'internal';
+    metrics.handshakeFailuresTotal.inc({ ...this.#labels, code });
+    const fields = {
+      session: this.id,
+      resource: this.#labels.resource,
+      client: addressText(this.client.remote),
+      code,
+      fault: error instanceof ProtocolError ? error.fault : null,
+      serverCode: error instanceof ProtocolError ? error.serverCode : null,
+      error: error instanceof Error ? error.message : String(error),
+    };
+    if (code === 'internal') log.error({ ...fields, stack: (error as Error).stack }, 'connection failed');
+    else log.warn(fields, 'connection refused');
+    this.#record?.close({
+      reason: closeReasonOf(error),
+      detail: fields.error,
+      bytesSent: 0,
+      bytesReceived: 0,
+    });
+    if (this.#record === null && this.#claim !== null) {
+      recorder.audit({
+        action: 'session_refused',
+        principal: null,
+        resource: this.#labels.resource,
+        clientAddress: addressText(this.client.remote),
+        reason: code,
+        detail: { user: this.#claim.user, database: this.#claim.database, program: this.#claim.program },
+      });
+    }
+    void this.#abandon();
+  }
+
+  /** The engine has said what it could; whoever does not close is closed. */
+  async #abandon(): Promise<void> {
+    for (const server of this.#servers) server.destroy();
+    await this.client.drained(1000);
+    this.client.destroy();
+    this.#finish();
+  }
+
+  #finish(): void {
+    this.#abort.abort();
+    if (this.#cancelId !== null) this.#context.cancels.unregister(this.#cancelId, this);
+    if (this.#admitted) this.#context.release(this.#target);
+    this.#admitted = false;
+    if (this.#relay === null) {
+      for (const server of this.#servers) server.destroy();
+      this.client.end();
+      void this.client.drained(1000).then(() => this.client.destroy());
+    }
+    this.#done();
+  }
+
+  #expire(timeoutMs: number): void {
+    const text = `the sign-in took longer than ${timeoutMs / 1000} s`;
+    this.#abort.abort();
+    this.client.fail(new ProtocolError('timeout', 'client', text));
+    for (const server of this.#servers) server.fail(new ProtocolError('timeout', 'server', text));
+  }
+
+  #visitor(): Visitor {
+    return {
+      session: this.id,
+      address: this.client.remote,
+      tls: this.client.tls,
+      clientAuth: this.door.clientAuth,
+      principal: this.door.principal,
+      resource: this.#target,
+    };
+  }
+
+  #connect(address: Address): Promise<StreamChannel> {
+    const { limits, tls } = this.#target;
+    const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'connect' });
+    return new Promise((resolve, reject) => {
+      const socket = address.host.startsWith('/')
+        ? connect({ path: address.host, allowHalfOpen: true })
+        : connect({ host: address.host, port: address.port, allowHalfOpen: true, noDelay: true });
+      const timer = setTimeout(() => failed(new Error('timed out')), limits.connectTimeoutMs);
+      const failed = (cause: Error): void => {
+        clearTimeout(timer);
+        socket.destroy();
+        this.#context.log.warn(
+          {
+            session: this.id,
+            resource: this.resource.name,
+            server: addressText(address),
+            error: cause.message,
+          },
+          'database not reachable',
+        );
+        reject(
+          new Refusal(
+            'server_unreachable',
+            `the database server of ${this.resource.name} cannot be reached`,
+            {
+              hint: 'The server is down, or the network between the gateway and it.',
+              cause,
+            },
+          ),
+        );
+      };
+      socket.once('error', failed);
+      socket.once('connect', () => {
+        clearTimeout(timer);
+        stop();
+        socket.off('error', failed);
+        socket.setKeepAlive(true, KEEP_ALIVE_MS);
+        const channel = new StreamChannel(socket, 'server', address, tls);
+        this.#servers.push(channel);
+        resolve(channel);
+      });
+    });
+  }
+}
+
+function closeReasonOf(error: unknown): CloseReason {
+  if (error instanceof Refusal) {
+    if (error.code === 'server_unreachable') return 'server_unreachable';
+    if (error.code === 'server_rejected' || error.code === 'credentials_invalid') return 'auth_failed';
+    if (error.code === 'recording_unavailable' || error.code === 'recording_failed')
+      return 'recording_failed';
+    return 'denied';
+  }
+  if (error instanceof ProtocolError && error.code === 'authentication_failed') return 'auth_failed';
+  return 'protocol_error';
+}
+
+/** `host:port`, the host in brackets where it has colons; a Unix socket's path alone. */
+export function addressText(address: Address): string {
+  if (address.host.startsWith('/') || address.port === 0) return address.host;
+  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+function tlsText(state: TlsState | null): string | null {
+  return state === null ? null : `${state.version} ${state.cipher}`;
+}

@@ -1,0 +1,288 @@
+import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { Refusal } from '../../protocols/error.ts';
+import type { Access } from '../access/access.ts';
+import { newId } from '../lib/id.ts';
+import type { Log } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
+import type { CloseReason, Recorder } from '../recording/recorder.ts';
+import { type CancelOutcome, Cancels } from './cancels.ts';
+import { Connection } from './connection.ts';
+import { HANDSHAKES_MAX, KEEP_ALIVE_MS, TICK_MS } from './limits.ts';
+import { type Door, listenKey, type Target } from './target.ts';
+
+/** What the gateway and its connections are given by the composition root. */
+export interface GatewayPorts {
+  readonly name: string;
+  readonly recorder: Recorder;
+  readonly access: Access;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly random: (length: number) => Buffer;
+  readonly now: () => number;
+  /** Asks the other gateways of this address whether a cancel key is theirs. */
+  readonly askPeers: ((id: number, secret: Buffer) => Promise<boolean>) | null;
+  /** End running sessions when the journal fails (`recording.on_failure: refuse`). */
+  readonly endOnRecordingFailure: boolean;
+}
+
+/** What a connection sees of its gateway. */
+export interface GatewayContext extends GatewayPorts {
+  readonly cancels: Cancels;
+  readonly draining: boolean;
+  /** Takes one of the resource's places; false when there is none left. */
+  reserve(target: Target): boolean;
+  release(target: Target): void;
+  cancel(id: number, secret: Buffer, host: string): Promise<CancelOutcome>;
+}
+
+interface Listener {
+  readonly server: Server;
+  door: Door;
+  readonly handshaking: Set<Connection>;
+}
+
+/** All listeners of one process and the sessions behind them. */
+export class Gateway implements GatewayContext {
+  readonly name: string;
+  readonly recorder: Recorder;
+  readonly access: Access;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly random: (length: number) => Buffer;
+  readonly now: () => number;
+  readonly askPeers: GatewayPorts['askPeers'];
+  readonly endOnRecordingFailure: boolean;
+  readonly cancels: Cancels;
+  readonly #listeners = new Map<string, Listener>();
+  readonly #connections = new Set<Connection>();
+  /** Sessions and those about to be, by resource name: a reload keeps the count. */
+  readonly #reserved = new Map<string, number>();
+  readonly #ticker: NodeJS.Timeout;
+  #draining = false;
+  #emptied: (() => void) | null = null;
+
+  constructor(ports: GatewayPorts) {
+    this.name = ports.name;
+    this.recorder = ports.recorder;
+    this.access = ports.access;
+    this.metrics = ports.metrics;
+    this.log = ports.log;
+    this.random = ports.random;
+    this.now = ports.now;
+    this.askPeers = ports.askPeers;
+    this.endOnRecordingFailure = ports.endOnRecordingFailure;
+    this.cancels = new Cancels(ports.random, ports.now);
+    this.#ticker = setInterval(() => this.#tick(), TICK_MS);
+    this.#ticker.unref();
+    this.recorder.onFailure((error) => this.#recordingFailed(error));
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Every listener that was asked for is up. */
+  get listening(): boolean {
+    for (const listener of this.#listeners.values()) if (!listener.server.listening) return false;
+    return !this.#draining;
+  }
+
+  get connections(): ReadonlySet<Connection> {
+    return this.#connections;
+  }
+
+  /**
+   * Makes the listeners be those of `doors`: starts new ones, closes those that are gone, and gives the others their new
+   * settings. Running sessions keep what they began with. Rejects with the first address that cannot be bound; the
+   * others are up all the same.
+   */
+  async apply(doors: readonly Door[]): Promise<void> {
+    const wanted = new Map(doors.map((door) => [listenKey(door.listen), door]));
+    for (const [key, listener] of this.#listeners) {
+      const door = wanted.get(key);
+      if (door !== undefined) listener.door = door;
+      else {
+        this.#listeners.delete(key);
+        listener.server.close();
+        this.log.info({ listen: key }, 'listener closed');
+      }
+    }
+    const failures: Error[] = [];
+    for (const [key, door] of wanted) {
+      if (this.#listeners.has(key)) continue;
+      try {
+        await this.#listen(key, door);
+      } catch (error) {
+        failures.push(error as Error);
+      }
+    }
+    if (failures.length > 0) throw failures[0]!;
+  }
+
+  /** The port a TCP listener was given, where the configuration asked for port 0. Null for other addresses. */
+  portOf(door: Door): number | null {
+    const address = this.#listeners.get(listenKey(door.listen))?.server.address();
+    return typeof address === 'object' && address !== null ? address.port : null;
+  }
+
+  /**
+   * Takes no new sessions, lets running statements and transactions finish for `graceMs`, then ends what is left with
+   * the protocol's own words. Resolves when every session is closed.
+   */
+  async drain(graceMs: number): Promise<void> {
+    this.#draining = true;
+    for (const listener of this.#listeners.values()) listener.server.close();
+    const shutdown = (): Refusal => new Refusal('shutdown', 'the gateway is shutting down');
+    const endQuiet = (): void => {
+      for (const connection of this.#connections)
+        if (connection.quiet) connection.end(shutdown(), 'shutdown');
+    };
+    const emptied = new Promise<void>((resolve) => {
+      this.#emptied = resolve;
+      if (this.#connections.size === 0) resolve();
+    });
+    endQuiet();
+    const polling = setInterval(endQuiet, TICK_MS);
+    const deadline = setTimeout(() => this.endAll(shutdown(), 'shutdown'), graceMs);
+    await emptied;
+    clearInterval(polling);
+    clearTimeout(deadline);
+    clearInterval(this.#ticker);
+  }
+
+  endAll(refusal: Refusal, reason: CloseReason): void {
+    for (const connection of this.#connections) connection.end(refusal, reason);
+  }
+
+  /** Ends one session; false when there is none with this id. */
+  kill(session: string, refusal: Refusal, reason: CloseReason): boolean {
+    for (const connection of this.#connections) {
+      if (connection.id !== session || connection.summary === null) continue;
+      connection.end(refusal, reason);
+      return true;
+    }
+    return false;
+  }
+
+  // GatewayContext
+
+  reserve(target: Target): boolean {
+    const name = target.resource.name;
+    const taken = this.#reserved.get(name) ?? 0;
+    if (taken >= target.limits.maxConnections) return false;
+    this.#reserved.set(name, taken + 1);
+    return true;
+  }
+
+  release(target: Target): void {
+    const name = target.resource.name;
+    this.#reserved.set(name, Math.max(0, (this.#reserved.get(name) ?? 0) - 1));
+  }
+
+  async cancel(id: number, secret: Buffer, host: string): Promise<CancelOutcome> {
+    const outcome = await this.cancels.cancel(id, secret, host);
+    if (outcome !== 'unknown_key' || this.askPeers === null) return outcome;
+    return (await this.askPeers(id, secret)) ? 'sent' : 'unknown_key';
+  }
+
+  async #listen(key: string, door: Door): Promise<void> {
+    const { listen } = door;
+    if (listen.kind === 'unix') await clearStaleSocket(listen.path);
+    const server = createServer({
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: KEEP_ALIVE_MS,
+    });
+    const listener: Listener = { server, door, handshaking: new Set() };
+    server.on('connection', (socket) => this.#accept(listener, socket));
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (cause: NodeJS.ErrnoException) => reject(new ListenError(key, cause)));
+      server.listen(
+        listen.kind === 'unix'
+          ? { path: listen.path }
+          : { host: listen.host, port: listen.port, backlog: 1024 },
+        resolve,
+      );
+    });
+    // Only the owner may connect to a trusted socket: whoever can open it is let in.
+    if (listen.kind === 'unix') chmodSync(listen.path, 0o600);
+    server.on('error', (error) => this.log.error({ listen: key, error: error.message }, 'listener failed'));
+    this.#listeners.set(key, listener);
+    this.log.info(
+      {
+        listen: listen.kind === 'tcp' && listen.port === 0 ? `${listen.host}:${this.portOf(door)}` : key,
+        resource: door.target.resource.name,
+      },
+      'listening',
+    );
+  }
+
+  #accept(listener: Listener, socket: Socket): void {
+    if (listener.handshaking.size >= HANDSHAKES_MAX) {
+      socket.destroy();
+      this.metrics.handshakeFailuresTotal.inc({
+        resource: listener.door.target.resource.name,
+        engine: listener.door.target.resource.engine,
+        code: 'rate_limited',
+      });
+      return;
+    }
+    const remote = { host: socket.remoteAddress ?? 'local', port: socket.remotePort ?? 0 };
+    const connection = new Connection(this, listener.door, socket, remote, newId(this.now()), () => {
+      this.#connections.delete(connection);
+      if (this.#connections.size === 0) this.#emptied?.();
+    });
+    this.#connections.add(connection);
+    listener.handshaking.add(connection);
+    void connection.run().finally(() => listener.handshaking.delete(connection));
+  }
+
+  #tick(): void {
+    const now = this.now();
+    for (const connection of this.#connections) connection.tick(now);
+  }
+
+  #recordingFailed(error: Error): void {
+    this.log.error(
+      { error: error.message, ends: this.endOnRecordingFailure },
+      'the journal cannot be written',
+    );
+    if (!this.endOnRecordingFailure) return;
+    this.endAll(
+      new Refusal('recording_failed', 'this session can no longer be recorded and was ended'),
+      'recording_failed',
+    );
+  }
+}
+
+/** An address that cannot be listened on, and why. */
+export class ListenError extends Error {
+  constructor(listen: string, cause: NodeJS.ErrnoException) {
+    const why =
+      cause.code === 'EADDRINUSE'
+        ? 'another process listens there'
+        : cause.code === 'EACCES'
+          ? 'no permission to listen there'
+          : cause.code === 'EADDRNOTAVAIL'
+            ? 'this machine has no such address'
+            : cause.message;
+    super(`cannot listen on ${listen}: ${why}`, { cause });
+    this.name = 'ListenError';
+  }
+}
+
+/** Removes a socket file that nobody listens on any more; a live one is left for `listen` to fail on. */
+async function clearStaleSocket(path: string): Promise<void> {
+  if (!existsSync(path) || !lstatSync(path).isSocket()) return;
+  const alive = await new Promise<boolean>((resolve) => {
+    const probe = connect({ path });
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', () => resolve(false));
+  });
+  if (!alive) unlinkSync(path);
+}

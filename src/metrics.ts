@@ -1,0 +1,114 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+const PHASE_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const WRITE_BUCKETS = [
+  0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1,
+];
+
+/**
+ * Every metric there is. Labels are `resource` and `engine` and closed sets of reasons: never a user, a database or a
+ * statement, so that the number of series is known from the configuration.
+ */
+export class Metrics {
+  readonly registry = new Registry();
+
+  readonly sessionsOpen = new Gauge({
+    name: 'sallyport_sessions_open',
+    help: 'Sessions that are streaming now.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly sessionsTotal = new Counter({
+    name: 'sallyport_sessions_total',
+    help: 'Sessions that have ended, by close reason.',
+    labelNames: ['resource', 'engine', 'reason'],
+    registers: [this.registry],
+  });
+  readonly handshakesOpen = new Gauge({
+    name: 'sallyport_handshakes_open',
+    help: 'Connections that are signing in now.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly handshakeSeconds = new Histogram({
+    name: 'sallyport_handshake_seconds',
+    help: 'Time from accepting a connection to both sides being signed in, by phase.',
+    labelNames: ['resource', 'engine', 'phase'],
+    buckets: PHASE_BUCKETS,
+    registers: [this.registry],
+  });
+  readonly handshakeFailuresTotal = new Counter({
+    name: 'sallyport_handshake_failures_total',
+    help: 'Connections that did not become sessions, by what failed.',
+    labelNames: ['resource', 'engine', 'code'],
+    registers: [this.registry],
+  });
+  readonly statementsTotal = new Counter({
+    name: 'sallyport_statements_total',
+    help: 'Statements that have ended, by status.',
+    labelNames: ['resource', 'engine', 'status'],
+    registers: [this.registry],
+  });
+  readonly refusalsTotal = new Counter({
+    name: 'sallyport_statement_refusals_total',
+    help: 'Statements that were refused by policy.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly opaqueTotal = new Counter({
+    name: 'sallyport_observer_opaque_total',
+    help: 'Times an observer lost the thread of the protocol and passed bytes unread.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly bytesTotal = new Counter({
+    name: 'sallyport_bytes_total',
+    help: 'Bytes carried, by direction: sent to the server, received from it.',
+    labelNames: ['resource', 'engine', 'direction'],
+    registers: [this.registry],
+  });
+  readonly cancelsTotal = new Counter({
+    name: 'sallyport_cancels_total',
+    help: 'Cancel requests from clients, by outcome.',
+    labelNames: ['resource', 'engine', 'outcome'],
+    registers: [this.registry],
+  });
+  readonly journalLagSeconds = new Gauge({
+    name: 'sallyport_journal_lag_seconds',
+    help: 'Age of the oldest event that is not yet as durable as is configured.',
+    registers: [this.registry],
+  });
+  readonly journalWriteSeconds = new Histogram({
+    name: 'sallyport_journal_write_seconds',
+    help: 'Time of one write to the journal (with fdatasync, where durability is synced).',
+    buckets: WRITE_BUCKETS,
+    registers: [this.registry],
+  });
+  readonly journalBytesTotal = new Counter({
+    name: 'sallyport_journal_bytes_total',
+    help: 'Bytes written to the journal.',
+    registers: [this.registry],
+  });
+  readonly journalFailuresTotal = new Counter({
+    name: 'sallyport_journal_failures_total',
+    help: 'Writes to the journal that failed.',
+    registers: [this.registry],
+  });
+  readonly secretFetchSeconds = new Histogram({
+    name: 'sallyport_secret_fetch_seconds',
+    help: 'Time to fetch a secret, by provider.',
+    labelNames: ['provider'],
+    buckets: PHASE_BUCKETS,
+    registers: [this.registry],
+  });
+  readonly secretFetchFailuresTotal = new Counter({
+    name: 'sallyport_secret_fetch_failures_total',
+    help: 'Secrets that could not be fetched, by provider.',
+    labelNames: ['provider'],
+    registers: [this.registry],
+  });
+
+  constructor() {
+    collectDefaultMetrics({ register: this.registry, prefix: 'sallyport_' });
+  }
+}
