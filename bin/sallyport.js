@@ -1,0 +1,31 @@
+#!/usr/bin/env node
+// Starts the command line: the compiled one of an installed package, the sources of a checkout. Kept to syntax that old
+// versions of Node can read, so that they fail with a sentence and not with a stack.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+const MAJOR_MIN = 24;
+const root = new URL('../', import.meta.url);
+const compiled = new URL('dist/src/main.js', root);
+const sources = new URL('src/main.ts', root);
+const bundledNode = fileURLToPath(new URL('node_modules/.bin/node', root));
+const major = Number(process.versions.node.split('.')[0]);
+
+if (major < MAJOR_MIN) {
+  if (existsSync(bundledNode) && process.execPath !== bundledNode) {
+    const result = spawnSync(bundledNode, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
+      stdio: 'inherit',
+    });
+    process.exitCode = result.status ?? 1;
+  } else {
+    console.error(`sallyport needs Node.js ${MAJOR_MIN} or later; this is ${process.versions.node}.`);
+    console.error(
+      'Install it from https://nodejs.org, or in a checkout run `npm ci` first, which brings one.',
+    );
+    process.exitCode = 1;
+  }
+} else {
+  // A checkout always runs what its sources say, whatever was compiled before.
+  await import((existsSync(sources) ? sources : compiled).href);
+}
