@@ -150,7 +150,7 @@ const sqlserver = z.strictObject({
 
 export const resourceSchema = z.discriminatedUnion('type', [postgres, mysql, mariadb, sqlserver]);
 
-const listener = z.strictObject({
+export const listenerSchema = z.strictObject({
   listen: listenAddress.describe('`HOST:PORT`, or `unix:/path/to.sock`.'),
   resource: z.string().describe('The resource it serves.'),
   client_auth: z
@@ -179,15 +179,15 @@ const listener = z.strictObject({
     .describe('From where a statement may be cancelled.'),
 });
 
-const provider = z.discriminatedUnion('type', [
-  z.strictObject({ type: z.literal('env').describe('Environment variables.') }),
+export const providerSchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('env') }),
   z.strictObject({
-    type: z.literal('file').describe('A file encrypted with age.'),
+    type: z.literal('file'),
     path: z.string().describe('The encrypted file.'),
     identity: z.string().describe('File with the age identity that opens it.'),
   }),
   z.strictObject({
-    type: z.literal('exec').describe("A command's standard output."),
+    type: z.literal('exec'),
     command: z
       .array(z.string())
       .min(1)
@@ -217,7 +217,7 @@ export const configSchema = z.strictObject({
     })
     .prefault({}),
   secrets: z
-    .record(z.string().regex(/^[a-z][a-z0-9_-]*$/), provider)
+    .record(z.string().regex(/^[a-z][a-z0-9_-]*$/), providerSchema)
     .default({})
     .describe('Secret providers by name.'),
   recording: z
@@ -250,10 +250,10 @@ export const configSchema = z.strictObject({
   resources: z
     .record(z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.-]*$/), resourceSchema)
     .describe('Databases by name.'),
-  listeners: z.array(listener).default([]).describe('Addresses that serve one resource directly.'),
+  listeners: z.array(listenerSchema).default([]).describe('Addresses that serve one resource directly.'),
 });
 
 export type Config = z.output<typeof configSchema>;
 export type ResourceConfig = z.output<typeof resourceSchema>;
-export type ListenerConfig = z.output<typeof listener>;
-export type ProviderConfig = z.output<typeof provider>;
+export type ListenerConfig = z.output<typeof listenerSchema>;
+export type ProviderConfig = z.output<typeof providerSchema>;

@@ -1,0 +1,55 @@
+import { resolve } from 'node:path';
+import type { Config, ListenerConfig, ProviderConfig, ResourceConfig } from './schema.ts';
+import type { ListenAddress } from './values.ts';
+
+/** A copy of `config` in which every file and folder is an absolute path, taken from `directory`. */
+export function resolvePaths(config: Config, directory: string): Config {
+  const at = (path: string): string => resolve(directory, path);
+  const { store } = config.recording;
+  return {
+    ...config,
+    gateway: { ...config.gateway, data_dir: at(config.gateway.data_dir) },
+    http: { ...config.http, listen: listenPath(config.http.listen, at) },
+    secrets: mapValues(config.secrets, (provider) => providerPaths(provider, at)),
+    recording: {
+      ...config.recording,
+      store: store.type === 'directory' ? { ...store, path: at(store.path) } : store,
+    },
+    resources: mapValues(config.resources, (resource) => resourcePaths(resource, at)),
+    listeners: config.listeners.map((listener) => listener && listenerPaths(listener, at)),
+  };
+}
+
+type At = (path: string) => string;
+
+function resourcePaths(resource: ResourceConfig, at: At): ResourceConfig {
+  const tls = { ...resource.tls };
+  if (tls.ca !== undefined) tls.ca = at(tls.ca);
+  if (tls.cert !== undefined) tls.cert = at(tls.cert);
+  if (tls.key !== undefined) tls.key = at(tls.key);
+  if ('server_public_key' in resource && resource.server_public_key !== undefined)
+    return { ...resource, tls, server_public_key: at(resource.server_public_key) };
+  return { ...resource, tls };
+}
+
+function listenerPaths(listener: ListenerConfig, at: At): ListenerConfig {
+  const resolved = { ...listener, listen: listenPath(listener.listen, at) };
+  if (listener.tls === undefined) return resolved;
+  const { cert, key, client_ca } = listener.tls;
+  const tls = { ...listener.tls, cert: at(cert), key: at(key) };
+  return { ...resolved, tls: client_ca === undefined ? tls : { ...tls, client_ca: at(client_ca) } };
+}
+
+function providerPaths(provider: ProviderConfig, at: At): ProviderConfig {
+  if (provider.type === 'file')
+    return { ...provider, path: at(provider.path), identity: at(provider.identity) };
+  return provider;
+}
+
+function listenPath(listen: ListenAddress, at: At): ListenAddress {
+  return listen.kind === 'unix' ? { kind: 'unix', path: at(listen.path) } : listen;
+}
+
+function mapValues<T>(values: Readonly<Record<string, T>>, change: (value: T) => T): Record<string, T> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, change(value)]));
+}

@@ -1,0 +1,366 @@
+import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { Encrypter } from 'age-encryption';
+import { nearest } from './faults.ts';
+import type { Config, ListenerConfig, ResourceConfig } from './schema.ts';
+import type { ListenAddress } from './values.ts';
+
+/** What a rule found. `path` leads to the key. */
+export interface Finding {
+  readonly severity?: 'error' | 'warning';
+  readonly path: readonly PropertyKey[];
+  readonly message: string;
+  readonly remedy?: string;
+}
+
+type Report = (finding: Finding) => void;
+
+/** Names as written in the file, those of entries with faults included. */
+export interface DeclaredNames {
+  readonly resources: readonly string[];
+  readonly providers: readonly string[];
+}
+
+/**
+ * Checks what no single field can say: names that refer to each other, settings that exclude each other, and (unless
+ * `files` is false) that the files named are there and fit together.
+ */
+export function checkRules(config: Config, names: DeclaredNames, files: boolean, report: Report): void {
+  checkAddresses(config, report);
+  config.listeners.forEach((listener, index) => {
+    if (listener) checkListener(listener, ['listeners', index], names, files, report);
+  });
+  for (const [name, resource] of Object.entries(config.resources)) {
+    const path = ['resources', name];
+    checkResource(resource, path, report);
+    for (const { reference, at } of secretReferences(resource))
+      checkReference(reference, [...path, ...at], names.providers, report);
+    if (files) checkResourceFiles(resource, path, report);
+  }
+  for (const [name, provider] of Object.entries(config.secrets)) {
+    if (provider.type !== 'file' || !files) continue;
+    const key = readText(provider.identity, ['secrets', name, 'identity'], report, {
+      missing: 'make it with: sallyport secrets set',
+    });
+    if (key !== null) warnWhenReadable(provider.identity, ['secrets', name, 'identity'], report);
+  }
+  config.recording.recipients.forEach((recipient, index) => {
+    try {
+      new Encrypter().addRecipient(recipient);
+    } catch {
+      report({
+        path: ['recording', 'recipients', index],
+        message: 'is not an age recipient',
+        remedy:
+          'write a public key that begins with "age1"; the secret key (AGE-SECRET-KEY-…) stays elsewhere',
+      });
+    }
+  });
+}
+
+/** Every reference to a secret in a resource, and the key (within the resource) that holds it. */
+export function secretReferences(
+  resource: ResourceConfig,
+): { readonly reference: string; readonly at: readonly string[] }[] {
+  const credentials = resource.launch_credentials;
+  if (typeof credentials === 'string') return [{ reference: credentials, at: ['launch_credentials'] }];
+  const found = [];
+  for (const field of ['password', 'token'] as const) {
+    const reference = credentials[field];
+    if (reference !== undefined) found.push({ reference, at: ['launch_credentials', field] });
+  }
+  return found;
+}
+
+/** Whether only this machine can reach the address. */
+export function isLoopback(listen: ListenAddress): boolean {
+  if (listen.kind === 'unix') return true;
+  const { host } = listen;
+  if (host === 'localhost' || host === '::1') return true;
+  return isIP(host) === 4 && host.startsWith('127.');
+}
+
+function checkAddresses(config: Config, report: Report): void {
+  const seen: { readonly listen: ListenAddress; readonly text: string }[] = [
+    { listen: config.http.listen, text: 'http.listen' },
+  ];
+  config.listeners.forEach((listener, index) => {
+    if (!listener) return;
+    const other = seen.find((entry) => collide(entry.listen, listener.listen));
+    if (other) {
+      report({
+        path: ['listeners', index, 'listen'],
+        message: `is the same address as ${other.text}`,
+        remedy: 'give each listener its own port or socket',
+      });
+    }
+    seen.push({ listen: listener.listen, text: `listeners[${index}].listen` });
+  });
+}
+
+function collide(left: ListenAddress, right: ListenAddress): boolean {
+  if (left.kind === 'unix' || right.kind === 'unix')
+    return left.kind === 'unix' && right.kind === 'unix' && left.path === right.path;
+  if (left.port !== right.port || left.port === 0) return false;
+  const everywhere = (host: string): boolean => host === '0.0.0.0' || host === '::' || host === '*';
+  const plain = (host: string): string => (host === 'localhost' ? '127.0.0.1' : host.toLowerCase());
+  return plain(left.host) === plain(right.host) || everywhere(left.host) || everywhere(right.host);
+}
+
+function checkListener(
+  listener: ListenerConfig,
+  path: readonly PropertyKey[],
+  names: DeclaredNames,
+  files: boolean,
+  report: Report,
+): void {
+  if (!names.resources.includes(listener.resource)) {
+    const meant = nearest(listener.resource, names.resources);
+    report({
+      path: [...path, 'resource'],
+      message: 'is not the name of a resource',
+      remedy:
+        meant !== null ? `did you mean "${meant}"?` : `resources: ${names.resources.join(', ') || 'none'}`,
+    });
+  }
+  if (listener.client_auth === 'trust' && !isLoopback(listener.listen)) {
+    report({
+      path: [...path, 'client_auth'],
+      message:
+        'trust lets in everybody who can reach the address, so it is only for loopback and Unix sockets',
+      remedy: 'listen on 127.0.0.1, [::1] or unix:/path, or use client_auth: token',
+    });
+  }
+  if (listener.client_auth === 'mtls') {
+    if (listener.tls?.client_ca === undefined || listener.tls.mode !== 'require') {
+      report({
+        path: [...path, 'client_auth'],
+        message: 'mtls needs TLS that clients must use, and authorities for their certificates',
+        remedy: 'add tls: { mode: require, cert: …, key: …, client_ca: … }',
+      });
+    }
+  }
+  if (!files || listener.tls === undefined) return;
+  checkCertificate(listener.tls.cert, listener.tls.key, [...path, 'tls'], report);
+  if (listener.tls.client_ca !== undefined)
+    readCertificates(listener.tls.client_ca, [...path, 'tls', 'client_ca'], report);
+}
+
+function checkResource(resource: ResourceConfig, path: readonly PropertyKey[], report: Report): void {
+  const hosts = typeof resource.host === 'string' ? [resource.host] : resource.host;
+  hosts.forEach((host, index) => {
+    if (isIP(host) !== 0 || host.startsWith('/')) return;
+    if (!/[:/\s@]/.test(host)) return;
+    report({
+      path: typeof resource.host === 'string' ? [...path, 'host'] : [...path, 'host', index],
+      message: 'is not a host name or address',
+      remedy: 'write the name alone; the port goes under "port", accounts under "launch_credentials"',
+    });
+  });
+  const { database, databases, tls } = resource;
+  if (database !== undefined && databases !== undefined && !databases.includes(database)) {
+    report({
+      path: [...path, 'database'],
+      message: 'is not among "databases", so nobody could open it',
+      remedy: 'add it there, or choose one of those',
+    });
+  }
+  if ((tls.cert === undefined) !== (tls.key === undefined)) {
+    const there = tls.cert === undefined ? 'key' : 'cert';
+    report({
+      path: [...path, 'tls', there],
+      message: 'a client certificate needs both "cert" and "key"',
+      remedy: `add "${there === 'cert' ? 'key' : 'cert'}", or leave both out`,
+    });
+  }
+  if (tls.mode === 'disable' && (tls.ca ?? tls.cert ?? tls.server_name) !== undefined) {
+    report({
+      severity: 'warning',
+      path: [...path, 'tls', 'mode'],
+      message: 'TLS is disabled, so its other settings have no effect',
+    });
+  }
+  if ((tls.mode === 'require' || tls.mode === 'prefer') && tls.ca !== undefined) {
+    report({
+      severity: 'warning',
+      path: [...path, 'tls', 'mode'],
+      message: `"${tls.mode}" does not check the certificate, although "ca" is given`,
+      remedy: 'use verify-ca or verify-full',
+    });
+  }
+  const credentials = resource.launch_credentials;
+  if (typeof credentials === 'string') return;
+  if (credentials.password !== undefined && credentials.token !== undefined) {
+    report({
+      path: [...path, 'launch_credentials', 'token'],
+      message: 'there is a password too, and only one of them can be used',
+      remedy: 'leave one out',
+    });
+  }
+  if (credentials.token !== undefined && tls.mode !== 'verify-full' && tls.mode !== 'verify-ca') {
+    report({
+      path: [...path, 'launch_credentials', 'token'],
+      message: 'a token is only sent to a server whose certificate has been checked',
+      remedy: 'set tls.mode to verify-full or verify-ca',
+    });
+  }
+}
+
+function checkReference(
+  reference: string,
+  path: readonly PropertyKey[],
+  providers: readonly string[],
+  report: Report,
+): void {
+  const provider = reference.slice(0, reference.indexOf(':'));
+  if (providers.includes(provider)) return;
+  // What stands before the colon may be the beginning of a password: it is compared, never shown.
+  const meant = nearest(provider, providers);
+  const known = providers.length > 0 ? `providers: ${providers.join(', ')}` : 'there are none yet';
+  report({
+    path,
+    message: 'does not begin with the name of a secret provider',
+    remedy:
+      provider === 'env'
+        ? 'add "env: { type: env }" under "secrets"'
+        : meant !== null
+          ? `did you mean "${meant}:…"?`
+          : `write PROVIDER:PATH with a provider that is declared under "secrets" (${known})`,
+  });
+}
+
+function checkResourceFiles(resource: ResourceConfig, path: readonly PropertyKey[], report: Report): void {
+  const { tls } = resource;
+  if (tls.ca !== undefined) readCertificates(tls.ca, [...path, 'tls', 'ca'], report);
+  if (tls.cert !== undefined && tls.key !== undefined)
+    checkCertificate(tls.cert, tls.key, [...path, 'tls'], report);
+  if (!('server_public_key' in resource) || resource.server_public_key === undefined) return;
+  const at = [...path, 'server_public_key'];
+  const pem = readText(resource.server_public_key, at, report);
+  if (pem === null) return;
+  try {
+    if (createPublicKey(pem).asymmetricKeyType !== 'rsa')
+      report({ path: at, message: 'is not an RSA key, which is what MySQL uses here' });
+  } catch {
+    report({
+      path: at,
+      message: 'holds no public key in PEM form',
+      remedy: "copy the server's public_key.pem",
+    });
+  }
+}
+
+/** A certificate with its key: both are there, both can be read, and they belong together. */
+function checkCertificate(cert: string, key: string, path: readonly PropertyKey[], report: Report): void {
+  const certificates = readCertificates(cert, [...path, 'cert'], report);
+  const privateKey = readPrivateKey(key, [...path, 'key'], report);
+  const leaf = certificates[0];
+  if (leaf === undefined || privateKey === null) return;
+  if (!leaf.checkPrivateKey(privateKey)) {
+    report({
+      path: [...path, 'key'],
+      message: 'is not the key of the certificate in "cert"',
+      remedy: 'the first certificate of the chain must be that of the key',
+    });
+  }
+}
+
+function readPrivateKey(file: string, path: readonly PropertyKey[], report: Report): KeyObject | null {
+  const pem = readText(file, path, report);
+  if (pem === null) return null;
+  warnWhenReadable(file, path, report);
+  try {
+    return createPrivateKey(pem);
+  } catch {
+    const encrypted = pem.includes('ENCRYPTED');
+    report({
+      path,
+      message: encrypted ? 'is encrypted with a passphrase' : 'holds no private key in PEM form',
+      ...(encrypted
+        ? { remedy: 'decrypt it (openssl pkey) and keep the file readable by this user alone' }
+        : {}),
+    });
+    return null;
+  }
+}
+
+const CERTIFICATE = /-----BEGIN (?:TRUSTED )?CERTIFICATE-----[\s\S]+?-----END (?:TRUSTED )?CERTIFICATE-----/g;
+
+/** The certificates of a PEM file; empty when it has none, which is reported. */
+function readCertificates(file: string, path: readonly PropertyKey[], report: Report): X509Certificate[] {
+  const pem = readText(file, path, report);
+  if (pem === null) return [];
+  try {
+    const certificates = (pem.match(CERTIFICATE) ?? []).map((block) => new X509Certificate(block));
+    if (certificates.length === 0) {
+      report({
+        path,
+        message: 'holds no certificate in PEM form',
+        remedy: 'it begins with -----BEGIN CERTIFICATE-----',
+      });
+    }
+    warnWhenExpired(certificates, path, report);
+    return certificates;
+  } catch {
+    report({ path, message: 'holds a certificate that cannot be read' });
+    return [];
+  }
+}
+
+/** Certificates that end within this time are mentioned. Ours. */
+const EXPIRY_WARNING_MS = 14 * 86_400_000;
+
+function warnWhenExpired(
+  certificates: readonly X509Certificate[],
+  path: readonly PropertyKey[],
+  report: Report,
+): void {
+  const first = certificates.toSorted(
+    (left, right) => left.validToDate.getTime() - right.validToDate.getTime(),
+  )[0];
+  if (first === undefined) return;
+  const left = first.validToDate.getTime() - Date.now();
+  if (left > EXPIRY_WARNING_MS) return;
+  const day = first.validToDate.toISOString().slice(0, 10);
+  report({
+    severity: 'warning',
+    path,
+    message:
+      left < 0 ? `holds a certificate that expired on ${day}` : `holds a certificate that expires on ${day}`,
+  });
+}
+
+function readText(
+  file: string,
+  path: readonly PropertyKey[],
+  report: Report,
+  remedies: { readonly missing?: string } = {},
+): string | null {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') {
+      report({
+        path,
+        message: `there is no file ${file}`,
+        remedy: remedies.missing ?? 'relative paths begin at the folder of this configuration',
+      });
+    } else if (code === 'EACCES') report({ path, message: `this user may not read ${file}` });
+    else report({ path, message: `${file} cannot be read (${code ?? 'unknown error'})` });
+    return null;
+  }
+}
+
+function warnWhenReadable(file: string, path: readonly PropertyKey[], report: Report): void {
+  if (process.platform === 'win32') return;
+  const mode = statSync(file).mode & 0o777;
+  if ((mode & 0o007) === 0) return;
+  report({
+    severity: 'warning',
+    path,
+    message: `every user of this machine can open ${file} (mode ${mode.toString(8)})`,
+    remedy: `chmod 600 ${file}`,
+  });
+}
