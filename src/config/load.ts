@@ -180,7 +180,8 @@ function issueFaults(issue: Issue, raw: unknown, schema: SchemaNode, places: Pla
       return [fault(`must be ${[...new Set(kinds)].join(' or ')}`)];
     }
     case 'invalid_type':
-      if (value === undefined || value === null) return [fault('is missing', `write ${kindOf(issue)}`)];
+      if (value === undefined) return [fault('is missing', `write ${kindOf(issue)}`)];
+      if (value === null) return [fault('is empty', `write ${kindOf(issue)}, or leave the key out`)];
       if (isSecretPath(issue.path)) return [fault(NOT_A_REFERENCE, REFERENCE_FORM)];
       return [fault(`must be ${kindOf(issue)}`, typeRemedy(issue.expected, value))];
     case 'invalid_value':

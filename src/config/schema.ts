@@ -44,8 +44,8 @@ const limits = z
       .max(100_000)
       .default(1000)
       .describe('Sessions at once on this resource.'),
-    connect_timeout: duration.default(10_000).describe('To connect to one address of the database.'),
-    handshake_timeout: duration.default(60_000).describe('For the whole sign-in of a client, TLS included.'),
+    connect_timeout: duration.prefault('10s').describe('To connect to one address of the database.'),
+    handshake_timeout: duration.prefault('60s').describe('For the whole sign-in of a client, TLS included.'),
   })
   .describe('Limits of sessions.');
 
@@ -192,7 +192,7 @@ export const providerSchema = z.discriminatedUnion('type', [
       .array(z.string())
       .min(1)
       .describe('Program and arguments; the path of the reference is appended.'),
-    timeout: duration.default(10_000).describe('After which it is killed.'),
+    timeout: duration.prefault('10s').describe('After which it is killed.'),
   }),
 ]);
 
@@ -207,7 +207,7 @@ export const configSchema = z.strictObject({
         .describe('Name of this gateway in records and metrics.'),
       data_dir: z.string().default('./var/sallyport').describe('Where journal, keys and state are kept.'),
       shutdown_grace: duration
-        .default(30_000)
+        .prefault('30s')
         .describe('How long running statements may go on after SIGTERM.'),
     })
     .prefault({}),
