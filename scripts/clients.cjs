@@ -28,7 +28,7 @@ if (wants('debian')) debian();
 if (wants('python')) python();
 if (wants('java')) java();
 if (wants('go')) go();
-if (wants('mysql')) mysqlServer();
+if (wants('mysql')) databases();
 
 function debian() {
   const list = join(lists, 'debian.txt');
@@ -99,12 +99,12 @@ function go() {
   }
 }
 
-function mysqlServer() {
-  const script = join(__dirname, 'mysql-server.cjs');
+function databases() {
+  const script = join(__dirname, 'databases.cjs');
   if (!existsSync(script)) return;
   // Debian's unstable suite can be uninstallable for days: the tests then say that MySQL was left out.
   const result = spawnSync(process.execPath, [script], { cwd: root, stdio: 'inherit' });
-  if (result.status !== 0) console.log('MySQL server: not obtained; its tests will be left out.');
+  if (result.status !== 0) console.log('MySQL and MariaDB servers: not obtained; their tests will be left out.');
 }
 
 /** Runs `work` unless it has been done for exactly these files. */
