@@ -1,0 +1,40 @@
+/** Caps of the MySQL engine, each with its source. */
+
+/** One packet on the wire; a payload of exactly this many bytes goes on in the next. Protocol, "Packets". */
+export const PACKET_PAYLOAD_BYTES_MAX = 0xffffff;
+
+/**
+ * A client's packet before it is signed in. The servers cap connection attributes at 64 KiB; the rest is names and an
+ * authentication reply. Ours.
+ */
+export const CLIENT_LOGIN_BYTES_MAX = 128 * 1024;
+
+/** A server's packet before the sign-in is over: greeting, public key, OK with session state. Ours. */
+export const SERVER_LOGIN_BYTES_MAX = 128 * 1024;
+
+/** Connection attributes, all names and values with their lengths. The servers' own limit. */
+export const ATTRIBUTES_BYTES_MAX = 64 * 1024;
+
+/** Attributes of a client that are put on record. Ours. */
+export const ATTRIBUTES_RECORDED_MAX = 64;
+
+/** One attribute's value on record, in characters. Ours. */
+export const ATTRIBUTE_CHARACTERS_MAX = 512;
+
+/** AuthSwitchRequests and further factors that a server may send. MariaDB accounts may name several plugins. Ours. */
+export const AUTH_SWITCHES_MAX = 10;
+
+/** Packets of one plugin's own conversation. The longest (caching_sha2_password with its key) has three. Ours. */
+export const AUTH_PACKETS_MAX = 20;
+
+/** parsec's work factor: the server asks for 1024 << factor rounds of PBKDF2. MariaDB's own range is 0 to 3. */
+export const PARSEC_FACTOR_MAX = 3;
+
+/** A server's RSA key: an upper bound keeps a hostile one from costing seconds. Ours. */
+export const RSA_KEY_BITS_MAX = 8192;
+
+/** The text of an ERR packet that we make. The servers' MYSQL_ERRMSG_SIZE. */
+export const ERROR_MESSAGE_BYTES_MAX = 512;
+
+/** How long a server that was greeted in vain is listened to, so that it does not count us as a failed handshake. Ours. */
+export const LEAVE_MS_MAX = 1_000;
