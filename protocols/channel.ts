@@ -37,10 +37,11 @@ export interface Channel {
   /** TLS as client, toward the database, verified as the resource's mode says. */
   connectTls(options: ConnectTls): Promise<TlsState>;
   /**
-   * Gives TLS up and goes on in the clear below it, without a close_notify: TDS login-only encryption.
-   * Only on a channel whose TLS was started with `untilCleared`.
+   * Gives TLS up and goes on in the clear below it, without a close_notify: TDS login-only encryption. Resolves when
+   * what was written before has gone out encrypted. Only on a channel whose TLS was started with a `transport` whose
+   * stream can be released; rejects with `malformed` when the peer sent more inside TLS than was read.
    */
-  clearTls(): void;
+  clearTls(): Promise<void>;
 }
 
 export interface Address {
@@ -58,8 +59,16 @@ export interface AcceptTls {
   /** No session tickets, so no resumption (TDS inside PRELOGIN needs a full handshake each time). */
   readonly noTickets?: boolean;
   /** Puts something between the raw stream and TLS: TDS wraps TLS records in its own packets. */
-  readonly transport?: (raw: Duplex) => Duplex;
-  readonly untilCleared?: boolean;
+  readonly transport?: (raw: Duplex) => TlsTransport;
+}
+
+/** What stands between the raw stream and TLS. */
+export interface TlsTransport extends Duplex {
+  /**
+   * Takes its hands off the raw stream, which is left paused, and returns what it had read of it and not given to TLS.
+   * Whatever is written to it afterwards is dropped, and its destruction leaves the raw stream alone.
+   */
+  release(): Buffer;
 }
 
 export interface ConnectTls extends AcceptTls {
@@ -80,4 +89,9 @@ export interface TlsState {
   readonly localCertificate: Buffer | null;
   /** The peer's certificate chains to a configured authority (and matches the name, for `verify-full`). */
   readonly verified: boolean;
+  /**
+   * Our end of the channel binding toward a server (RFC 5929, RFC 9266): `tls-unique` (our Finished message of a full
+   * TLS 1.2 handshake), or `tls-exporter` (32 bytes) for TLS 1.3. Absent on the client side.
+   */
+  readonly binding?: { readonly type: 'tls-unique' | 'tls-exporter'; readonly data: Buffer } | null;
 }

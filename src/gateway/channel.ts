@@ -1,7 +1,16 @@
+import { constants } from 'node:crypto';
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
 import * as tls from 'node:tls';
-import type { AcceptTls, Address, Channel, ConnectTls, TlsMode, TlsState } from '../../protocols/channel.ts';
+import type {
+  AcceptTls,
+  Address,
+  Channel,
+  ConnectTls,
+  TlsMode,
+  TlsState,
+  TlsTransport,
+} from '../../protocols/channel.ts';
 import { type Fault, ProtocolError } from '../../protocols/error.ts';
 
 /** How TLS is done on one leg. The engines only say when. */
@@ -9,12 +18,26 @@ export interface ChannelTls {
   readonly mode: TlsMode;
   /** Client side: the listener's certificate and key. Server side: CA, client certificate. Null: no TLS on this leg. */
   readonly context: tls.SecureContext | null;
+  /**
+   * Client side: as `context`, with at most TLS 1.2 and without session tickets, for engines that ask for that. A
+   * context's limits cannot be narrowed afterwards, so it is a second one: `limitedContext` makes it.
+   */
+  readonly limitedContext?: tls.SecureContext | null;
   /** Our certificate in `context`, DER: for the channel binding of clients. */
   readonly certificate?: Buffer | null;
   /** Client side: ask for a certificate (mtls). */
   readonly requestCertificate?: boolean;
   /** Server side: the name that the certificate must carry, and SNI. Defaults to the address dialled. */
   readonly serverName?: string | null;
+}
+
+/** The second context of a listener, made from the same options as the first. */
+export function limitedContext(options: tls.SecureContextOptions): tls.SecureContext {
+  return tls.createSecureContext({
+    ...options,
+    maxVersion: 'TLSv1.2',
+    secureOptions: (options.secureOptions ?? 0) | constants.SSL_OP_NO_TICKET,
+  });
 }
 
 export const NO_TLS: ChannelTls = { mode: 'disable', context: null };
@@ -36,6 +59,7 @@ export class StreamChannel implements Channel {
   readonly #settings: ChannelTls;
   readonly #raw: Duplex;
   #stream: Duplex;
+  #transport: TlsTransport | null = null;
   #tls: TlsState | null = null;
   #chunks: Buffer[] = [];
   #buffered = 0;
@@ -132,16 +156,23 @@ export class StreamChannel implements Channel {
   }
 
   async acceptTls(options: AcceptTls): Promise<TlsState> {
-    const { context, requestCertificate } = this.#settings;
+    const { context, limitedContext, requestCertificate } = this.#settings;
     if (context === null) throw new ProtocolError('tls_required', 'ours', 'this listener has no certificate');
+    const limited = options.maxVersion === 'TLSv1.2' || options.noTickets === true;
+    if (limited && !limitedContext) {
+      throw new ProtocolError(
+        'tls_required',
+        'ours',
+        'this listener has no context for TLS 1.2 without tickets',
+      );
+    }
     const base = this.#takeRaw(options.transport);
     const socket = new tls.TLSSocket(base as never, {
       isServer: true,
-      secureContext: context,
+      secureContext: limited ? limitedContext! : context,
       requestCert: requestCertificate ?? false,
       rejectUnauthorized: false,
       ...(options.alpn ? { ALPNProtocols: [...options.alpn] } : {}),
-      ...(options.maxVersion ? { maxVersion: options.maxVersion } : {}),
     });
     await this.#handshaken(socket, 'secure');
     return this.#secured(socket, socket.authorized, this.#settings.certificate ?? null);
@@ -160,14 +191,36 @@ export class StreamChannel implements Channel {
       rejectUnauthorized: verified,
       ...(mode === 'verify-full' ? {} : { checkServerIdentity: () => undefined }),
       ...(options.alpn ? { ALPNProtocols: [...options.alpn] } : {}),
-      ...(options.maxVersion ? { maxVersion: options.maxVersion } : {}),
     });
     await this.#handshaken(socket, 'secureConnect');
-    return this.#secured(socket, verified && socket.authorized, null);
+    const state = this.#secured(socket, verified && socket.authorized, null);
+    this.#tls = { ...state, binding: bindingOf(socket, state.version) };
+    return this.#tls;
   }
 
-  clearTls(): void {
-    throw new ProtocolError('unsupported', 'ours', 'this channel cannot leave TLS');
+  async clearTls(): Promise<void> {
+    const secured = this.#stream;
+    const transport = this.#transport;
+    if (this.#tls === null || transport === null) {
+      throw new ProtocolError('unsupported', 'ours', 'this channel cannot leave TLS');
+    }
+    await new Promise<void>((resolve) => {
+      if (secured.destroyed || secured.writableLength === 0) resolve();
+      else secured.write(Buffer.alloc(0), () => resolve());
+    });
+    if (this.buffered > 0) {
+      throw new ProtocolError('malformed', this.#fault, `the ${this.side} sent too much inside TLS`);
+    }
+    this.#unlisten();
+    secured.on('error', () => {});
+    const pending = transport.release();
+    secured.destroy();
+    if (pending.length > 0) this.#raw.unshift(pending);
+    this.#stream = this.#raw;
+    this.#transport = null;
+    this.#tls = null;
+    this.#ended = false;
+    this.#listen();
   }
 
   /**
@@ -183,7 +236,7 @@ export class StreamChannel implements Channel {
     return { stream: this.#stream, pending };
   }
 
-  #takeRaw(transport: AcceptTls['transport']): Duplex {
+  #takeRaw(makeTransport: AcceptTls['transport']): Duplex {
     const raw = this.#raw;
     this.#pull();
     this.#unlisten();
@@ -192,7 +245,9 @@ export class StreamChannel implements Channel {
     if (this.#buffered > 0) raw.unshift(Buffer.concat(this.#chunks));
     this.#chunks = [];
     this.#buffered = 0;
-    return transport ? transport(raw) : raw;
+    if (makeTransport === undefined) return raw;
+    this.#transport = makeTransport(raw);
+    return this.#transport;
   }
 
   async #handshaken(socket: tls.TLSSocket, event: 'secure' | 'secureConnect'): Promise<void> {
@@ -343,4 +398,14 @@ export class StreamChannel implements Channel {
     this.#stream.off('close', this.#onEnd);
     this.#stream.off('error', this.#onError);
   }
+}
+
+/** What a client can bind an authentication to on its TLS connection: RFC 5929 up to TLS 1.2, RFC 9266 from 1.3. */
+function bindingOf(socket: tls.TLSSocket, version: string): NonNullable<TlsState['binding']> | null {
+  if (version === 'TLSv1.3') {
+    const data = socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0));
+    return { type: 'tls-exporter', data };
+  }
+  const finished = socket.getFinished();
+  return finished === undefined ? null : { type: 'tls-unique', data: finished };
 }

@@ -6,7 +6,7 @@ import { Secret } from '../../protocols/secret.ts';
 import type { Statement } from '../../protocols/statement.ts';
 import type { Access } from '../../src/access/access.ts';
 import { ListenerAccess } from '../../src/access/listener-access.ts';
-import { type ChannelTls, NO_TLS } from '../../src/gateway/channel.ts';
+import { type ChannelTls, limitedContext, NO_TLS } from '../../src/gateway/channel.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import type { Door, SessionLimits, Target } from '../../src/gateway/target.ts';
 import { makeLog } from '../../src/log.ts';
@@ -158,6 +158,7 @@ function clientTls(options: TestGatewayOptions): ChannelTls {
   return {
     mode: mode ?? 'prefer',
     context: tls.createSecureContext({ cert: certificate.chain, key: certificate.key }),
+    limitedContext: limitedContext({ cert: certificate.chain, key: certificate.key }),
     certificate: certificate.der,
   };
 }
