@@ -1,0 +1,56 @@
+import { describe, expect, test } from 'vitest';
+import { Statement, type StatementKind } from '../../protocols/statement.ts';
+import { type StatementRules, statementGate } from './policy.ts';
+
+const RULES: StatementRules = {
+  engine: 'postgres',
+  account: 'app',
+  allowAccountChange: false,
+  readOnly: false,
+};
+
+function verdict(
+  rules: Partial<StatementRules>,
+  text: string | null,
+  kind: StatementKind = 'query',
+  name?: string,
+) {
+  const statement = new Statement(kind, text, text === null ? 0 : Buffer.byteLength(text));
+  statement.name = name ?? null;
+  return statementGate({ ...RULES, ...rules })(statement).action;
+}
+
+test('a change of the own account is refused, unless it is allowed', () => {
+  expect(verdict({}, "ALTER ROLE app PASSWORD 'x'")).toBe('refuse');
+  expect(verdict({ allowAccountChange: true }, "ALTER ROLE app PASSWORD 'x'")).toBe('allow');
+  expect(verdict({ engine: 'tds' }, null, 'rpc', 'sp_password')).toBe('refuse');
+});
+
+describe('read-only access', () => {
+  const readOnly = { readOnly: true };
+
+  test('lets reading pass and nothing else', () => {
+    expect(verdict(readOnly, 'select 1')).toBe('allow');
+    expect(verdict(readOnly, 'delete from t')).toBe('refuse');
+    expect(verdict({ ...readOnly, allowAccountChange: true }, 'delete from t')).toBe('refuse');
+  });
+
+  test('refuses a text of which only the beginning is known', () => {
+    const statement = new Statement('query', 'select 1', 1_000_000);
+    expect(statementGate({ ...RULES, ...readOnly })(statement).action).toBe('refuse');
+  });
+
+  test('knows the procedures that drivers look things up with', () => {
+    expect(verdict({ ...readOnly, engine: 'tds' }, null, 'rpc', 'sp_tables')).toBe('allow');
+    expect(verdict({ ...readOnly, engine: 'tds' }, null, 'rpc', 'sp_columns_100')).toBe('allow');
+    expect(verdict({ ...readOnly, engine: 'tds' }, null, 'rpc', 'my_procedure')).toBe('refuse');
+  });
+});
+
+test('a verdict is remembered, and the memory is bounded', () => {
+  const gate = statementGate(RULES);
+  const first = new Statement('query', "ALTER ROLE app PASSWORD 'x'", 27);
+  const refused = gate(first);
+  for (let index = 0; index < 1000; index += 1) gate(new Statement('query', `select ${index}`, 12));
+  expect(gate(first)).toEqual(refused);
+});

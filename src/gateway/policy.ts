@@ -1,0 +1,82 @@
+import { ALLOW, type EngineName, type Verdict } from '../../protocols/engine.ts';
+import { Refusal } from '../../protocols/error.ts';
+import { onlyReads } from '../../protocols/sql/classify.ts';
+import type { Dialect } from '../../protocols/sql/lexer.ts';
+import { changeOfOwnAccount } from '../../protocols/sql/own-account.ts';
+import type { Statement } from '../../protocols/statement.ts';
+
+/** What the statements of one session may do. */
+export interface StatementRules {
+  readonly engine: EngineName;
+  /** The account that the session runs as on the server. */
+  readonly account: string;
+  /** Let statements through that change that account's own password, name or membership. */
+  readonly allowAccountChange: boolean;
+  /** Let only statements through that do nothing but read, as far as their text shows. */
+  readonly readOnly: boolean;
+}
+
+/** Texts whose verdict is remembered by one session, and the longest text that is worth it. */
+const VERDICTS_MAX = 256;
+const VERDICT_TEXT_LENGTH_MAX = 2048;
+
+/**
+ * The gate of one session. Applications send the same texts again and again, so verdicts are remembered: a repeated
+ * statement costs one look into a map.
+ */
+export function statementGate(rules: StatementRules): (statement: Statement) => Verdict {
+  if (rules.allowAccountChange && !rules.readOnly) return () => ALLOW;
+  const dialect: Dialect = rules.engine;
+  const verdicts = new Map<string, Verdict>();
+  return (statement) => {
+    const { text } = statement;
+    if (text === null) return statement.name === null ? ALLOW : judgeProcedure(statement, rules);
+    const remembered = verdicts.get(text);
+    if (remembered !== undefined) return remembered;
+    const verdict = judge(text, statement, rules, dialect);
+    if (text.length <= VERDICT_TEXT_LENGTH_MAX) {
+      if (verdicts.size >= VERDICTS_MAX) verdicts.delete(verdicts.keys().next().value as string);
+      verdicts.set(text, verdict);
+    }
+    return verdict;
+  };
+}
+
+function judge(text: string, statement: Statement, rules: StatementRules, dialect: Dialect): Verdict {
+  if (!rules.allowAccountChange) {
+    const change = changeOfOwnAccount(text, rules.account, dialect);
+    if (change !== null) {
+      return refuse(
+        `${change} is not allowed here`,
+        'Sallyport signs in with this account for everybody. Have its password changed where it is kept.',
+      );
+    }
+  }
+  if (rules.readOnly) {
+    // What was cut off cannot be judged.
+    const whole = statement.textBytes <= Buffer.byteLength(text);
+    if (!whole || !onlyReads(text, dialect)) {
+      return refuse(READ_ONLY, READ_ONLY_HINT);
+    }
+  }
+  return ALLOW;
+}
+
+/** Procedures that only look things up, as drivers and tools call them by name (Transact-SQL catalog procedures). */
+const LOOKING =
+  /^(?:sys\.)?sp_(?:columns|tables|pkeys|fkeys|statistics|special_columns|sproc_columns|stored_procedures|databases|datatype_info|server_info|help\w*|describe_\w+|tablecollations\w*|unprepare|cursorclose|cursorfetch|cursoroption|reset_connection)(?:_90|_100)?$/i;
+
+/** A procedure or function called by name, without SQL text: SQL Server's RPC, PostgreSQL's FunctionCall. */
+function judgeProcedure(statement: Statement, rules: StatementRules): Verdict {
+  if (statement.kind !== 'rpc') return ALLOW;
+  const name = statement.name ?? '';
+  if (rules.readOnly && !LOOKING.test(name)) return refuse(READ_ONLY, READ_ONLY_HINT);
+  return judge(`EXEC ${name}`, statement, { ...rules, readOnly: false }, rules.engine);
+}
+
+const READ_ONLY = 'your access is read-only, and this statement may change something';
+const READ_ONLY_HINT = 'Ask for access that may write.';
+
+function refuse(message: string, hint: string): Verdict {
+  return { action: 'refuse', refusal: new Refusal('statement_not_allowed', message, { hint }) };
+}
