@@ -1,8 +1,5 @@
 /** Caps of the MySQL engine, each with its source. */
 
-/** One packet on the wire; a payload of exactly this many bytes goes on in the next. Protocol, "Packets". */
-export const PACKET_PAYLOAD_BYTES_MAX = 0xffffff;
-
 /**
  * A client's packet before it is signed in. The servers cap connection attributes at 64 KiB; the rest is names and an
  * authentication reply. Ours.
@@ -32,9 +29,6 @@ export const PARSEC_FACTOR_MAX = 3;
 
 /** A server's RSA key: an upper bound keeps a hostile one from costing seconds. Ours. */
 export const RSA_KEY_BITS_MAX = 8192;
-
-/** The text of an ERR packet that we make. The servers' MYSQL_ERRMSG_SIZE. */
-export const ERROR_MESSAGE_BYTES_MAX = 512;
 
 /** How long a server that was greeted in vain is listened to, so that it does not count us as a failed handshake. Ours. */
 export const LEAVE_MS_MAX = 1_000;
