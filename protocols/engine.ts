@@ -117,7 +117,17 @@ export interface Permit {
   readonly resource: Resource;
   /** The database to open, the rules applied; null leaves it to the protocol's own default. */
   readonly database: string | null;
+  /** The session may only read: the engine asks the server to hold it to that, as far as its protocol can. */
   readonly readOnly: boolean;
+  /** What the connection belongs to; null where access is by the listener alone. */
+  readonly launch: Launch | null;
+}
+
+/** One principal's permission to use one resource for a while. It ends all its connections when it ends. */
+export interface Launch {
+  readonly id: string;
+  /** Milliseconds since the epoch; null for no end of its own. */
+  readonly expiresAt: number | null;
 }
 
 /** One database server (or several that stand for one) with what an engine must know of it. */
@@ -135,6 +145,8 @@ export interface Credentials {
   readonly password: Secret | null;
   /** The password is an access token: sent only over verified TLS, by the method for tokens. */
   readonly kind: 'password' | 'token';
+  /** Gives back what was leased for this session. The gateway calls it when the session ends; engines do not. */
+  release?(): Promise<void>;
 }
 
 export type EngineSettings = PostgresSettings | MysqlSettings | TdsSettings;

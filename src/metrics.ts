@@ -27,7 +27,7 @@ export class Metrics {
   readonly handshakesOpen = new Gauge({
     name: 'sallyport_handshakes_open',
     help: 'Connections that are signing in now.',
-    labelNames: ['resource', 'engine'],
+    labelNames: ['engine'],
     registers: [this.registry],
   });
   readonly handshakeSeconds = new Histogram({

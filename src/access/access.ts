@@ -8,12 +8,18 @@ export interface Visitor {
   readonly address: Address;
   /** Null in the clear, and before a client has started TLS. */
   readonly tls: TlsState | null;
-  readonly clientAuth: 'trust' | 'token' | 'mtls';
-  /** Who trusted connections are recorded as. */
+  readonly clientAuth: ClientAuth;
+  /** Who trusted connections are recorded as; for tunnels, who opened it. */
   readonly principal: string;
-  /** The resource that the listener serves; null where the claim chooses. */
-  readonly resource: OfferedResource | null;
+  /** What can be reached here. Where there are several, the claim's launch chooses. */
+  readonly resources: readonly OfferedResource[];
 }
+
+/**
+ * How clients prove who they are: not at all (`trust`: loopback and Unix sockets only), by a launch token, by a client
+ * certificate, or by the login of the tunnel that carries them.
+ */
+export type ClientAuth = 'trust' | 'token' | 'mtls' | 'tunnel';
 
 /** A resource with its rules about databases. */
 export interface OfferedResource {
@@ -27,4 +33,6 @@ export interface Access {
   challenge(claim: Claim, visitor: Visitor): Promise<Challenge>;
   /** Rejects with a `Refusal`. */
   admit(claim: Claim, proof: Proof, visitor: Visitor): Promise<Permit>;
+  /** A connection that was admitted is over: called once for every permit. */
+  closed(permit: Permit): void;
 }

@@ -14,16 +14,19 @@ export class ListenerAccess implements Access {
   }
 
   async admit(claim: Claim, proof: Proof, visitor: Visitor): Promise<Permit> {
-    if (visitor.clientAuth !== 'trust' || proof.method !== 'trust' || visitor.resource === null)
-      throw notAllowed();
+    const offered = visitor.resources.length === 1 ? visitor.resources[0]! : null;
+    if (visitor.clientAuth !== 'trust' || proof.method !== 'trust' || offered === null) throw notAllowed();
     return makePermit({
       session: visitor.session,
       principal: visitor.principal,
-      resource: visitor.resource.resource,
-      database: databaseFor(claim.database, visitor.resource),
+      resource: offered.resource,
+      database: databaseFor(claim.database, offered),
       readOnly: false,
+      launch: null,
     });
   }
+
+  closed(): void {}
 }
 
 /** The database to open: the one asked for, else the resource's default; checked against the list where there is one. */

@@ -1,4 +1,4 @@
-import type { Permit, Resource } from '../../protocols/engine.ts';
+import type { Launch, Permit, Resource } from '../../protocols/engine.ts';
 
 /**
  * Makes a permit. The type's brand cannot be satisfied elsewhere without a cast, and a test holds that no file outside
@@ -10,6 +10,7 @@ export function makePermit(fields: {
   resource: Resource;
   database: string | null;
   readOnly: boolean;
+  launch: Launch | null;
 }): Permit {
   return Object.freeze({ ...fields }) as unknown as Permit;
 }

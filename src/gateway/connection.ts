@@ -22,7 +22,7 @@ import { StreamChannel } from './channel.ts';
 import type { GatewayContext } from './gateway.ts';
 import { INTERRUPT_MS_MAX, KEEP_ALIVE_MS } from './limits.ts';
 import { Relay, type RelayEnd } from './relay.ts';
-import type { Door, Target } from './target.ts';
+import { type Door, onlyTarget, type Target } from './target.ts';
 
 /** One client connection: its handshake, then its session, from the accepted socket to the last event. */
 export class Connection implements Entry, Cancellable {
@@ -32,9 +32,10 @@ export class Connection implements Entry, Cancellable {
   readonly cancelSource: 'same-ip' | 'any';
   readonly startedAt: number;
   readonly #context: GatewayContext;
-  readonly #target: Target;
+  /** Known from the start on a door with one target, else once the client has been admitted. */
+  #target: Target | null;
   readonly #servers: StreamChannel[] = [];
-  readonly #labels: { resource: string; engine: string };
+  #labels: { resource: string; engine: string };
   readonly #done: () => void;
   readonly #abort = new AbortController();
   #claim: Claim | null = null;
@@ -42,7 +43,8 @@ export class Connection implements Entry, Cancellable {
   #relay: Relay | null = null;
   #record: SessionRecord | null = null;
   #cancelId: number | null = null;
-  #admitted = false;
+  #permit: Permit | null = null;
+  #reserved = false;
   #idleSince = 0;
 
   /** `done` is called once, when nothing of this connection is left. */
@@ -57,11 +59,11 @@ export class Connection implements Entry, Cancellable {
     this.id = id;
     this.#context = context;
     this.door = door;
-    this.#target = door.target;
+    this.#target = onlyTarget(door);
     this.cancelSource = door.cancelSource;
     this.client = new StreamChannel(stream, 'client', remote, door.tls);
     this.startedAt = context.now();
-    this.#labels = { resource: door.target.resource.name, engine: door.target.resource.engine };
+    this.#labels = { resource: this.#target?.resource.name ?? '', engine: door.engine.name };
     this.#done = done;
   }
 
@@ -69,8 +71,13 @@ export class Connection implements Entry, Cancellable {
     return this.client.remote.host;
   }
 
-  get resource(): Resource {
-    return this.#target.resource;
+  get resource(): Resource | null {
+    return this.#target?.resource ?? null;
+  }
+
+  /** The launch that this connection belongs to, once it has been admitted. */
+  get launch(): string | null {
+    return this.#permit?.launch?.id ?? null;
   }
 
   /** The open session, once there is one: who, on what, since when. */
@@ -85,7 +92,7 @@ export class Connection implements Entry, Cancellable {
     return {
       session: this.id,
       principal: this.#session.permit.principal,
-      resource: this.#target.resource.name,
+      resource: this.#labels.resource,
       startedAt: this.startedAt,
       databaseUser: this.#session.facts.databaseUser,
     };
@@ -94,18 +101,19 @@ export class Connection implements Entry, Cancellable {
   /** Signs both sides in and starts the session. Never rejects: what went wrong is told, logged and counted here. */
   async run(): Promise<void> {
     const { metrics } = this.#context;
-    const timeoutMs = this.#target.limits.handshakeTimeoutMs;
+    const timeoutMs = Math.max(...this.door.targets.map((target) => target.limits.handshakeTimeoutMs));
     const deadline = setTimeout(() => this.#expire(timeoutMs), timeoutMs);
-    metrics.handshakesOpen.inc(this.#labels);
+    const { engine } = this.#labels;
+    metrics.handshakesOpen.inc({ engine });
     try {
-      const outcome = await this.#target.engine.handshake(this);
+      const outcome = await this.door.engine.handshake(this);
       clearTimeout(deadline);
-      metrics.handshakesOpen.dec(this.#labels);
+      metrics.handshakesOpen.dec({ engine });
       if (outcome.kind === 'session') this.#start(outcome.session);
       else this.#finish();
     } catch (error) {
       clearTimeout(deadline);
-      metrics.handshakesOpen.dec(this.#labels);
+      metrics.handshakesOpen.dec({ engine });
       this.#failed(error);
     }
   }
@@ -134,7 +142,12 @@ export class Connection implements Entry, Cancellable {
   tick(now: number): void {
     const relay = this.#relay;
     if (relay === null || relay.ended) return;
-    const { limits } = this.#target;
+    const { limits } = this.#theTarget;
+    const launch = this.#permit?.launch;
+    if (launch && launch.expiresAt !== null && now >= launch.expiresAt) {
+      this.end(new Refusal('launch_expired', 'your launch has ended'), 'launch_expired');
+      return;
+    }
     if (limits.maxDurationMs !== null && now - this.startedAt >= limits.maxDurationMs) {
       this.end(new Refusal('max_duration', 'the session has reached its maximum duration'), 'max_duration');
       return;
@@ -168,7 +181,7 @@ export class Connection implements Entry, Cancellable {
       await session.interrupt({
         observer: relay.observer,
         send: (bytes) => session.facts.server.write(bytes),
-        credentials: () => this.#target.credentials('launch', this.#abort.signal),
+        credentials: () => this.#theTarget.credentials('launch', this.#abort.signal),
         dial: async () => {
           const channel = await this.#connect(session.facts.server.remote);
           opened.push(channel);
@@ -203,25 +216,30 @@ export class Connection implements Entry, Cancellable {
     this.#claim = claim;
     if (this.#context.draining) throw new Refusal('draining', 'the gateway is shutting down');
     const permit = await this.#context.access.admit(claim, proof, this.#visitor());
-    if (!this.#context.reserve(this.#target)) {
-      throw new Refusal('session_limit', `too many sessions on ${this.#target.resource.name}`, {
+    this.#permit = permit;
+    const { name } = permit.resource;
+    this.#target ??= this.door.targets.find((target) => target.resource.name === name) ?? null;
+    if (this.#target === null) throw new Error(`a permit for ${name}, which is not behind this door`);
+    this.#labels = { resource: name, engine: this.#labels.engine };
+    this.#reserved = this.#context.reserve(this.#target);
+    if (!this.#reserved) {
+      throw new Refusal('session_limit', `too many sessions on ${name}`, {
         hint: 'Close a connection, or ask for a higher limit.',
       });
     }
-    this.#admitted = true;
     return permit;
   }
 
   async credentials(_permit: Permit, why: 'launch' | 'rejected'): Promise<Credentials | null> {
     const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'credentials' });
     try {
-      return await this.#target.credentials(why, this.#abort.signal);
+      return await this.#theTarget.credentials(why, this.#abort.signal);
     } catch (error) {
       if (!(error instanceof SecretError)) throw error;
       this.#context.log.error(
         {
           session: this.id,
-          resource: this.resource.name,
+          resource: this.#labels.resource,
           provider: error.provider,
           hint: error.hint,
           error: error.message,
@@ -230,7 +248,7 @@ export class Connection implements Entry, Cancellable {
       );
       throw new Refusal(
         'credentials_unavailable',
-        `the credentials for ${this.resource.name} are not available`,
+        `the credentials for ${this.#labels.resource} are not available`,
         {
           hint: 'The secret provider did not give them. Ask the people who run this gateway.',
           cause: error,
@@ -292,7 +310,7 @@ export class Connection implements Entry, Cancellable {
     this.#context.metrics.cancelsTotal.inc({ ...this.#labels, outcome });
     const level = outcome === 'sent' ? 'info' : 'warn';
     this.#context.log[level](
-      { client: this.clientHost, resource: this.resource.name, outcome },
+      { client: this.clientHost, resource: this.#labels.resource, outcome },
       'cancel requested',
     );
   }
@@ -302,7 +320,7 @@ export class Connection implements Entry, Cancellable {
   }
 
   log(message: string, fields: Readonly<Record<string, string | number | boolean | null>> = {}): void {
-    this.#context.log.debug({ session: this.id, resource: this.resource.name, ...fields }, message);
+    this.#context.log.debug({ session: this.id, resource: this.#labels.resource, ...fields }, message);
   }
 
   #start(session: EngineSession): void {
@@ -311,7 +329,7 @@ export class Connection implements Entry, Cancellable {
     if (record === null) throw new Error('an engine opened a session without a record');
     this.#session = session;
     const labels = this.#labels;
-    const decide = this.#target.gate(session.facts.databaseUser);
+    const decide = this.#theTarget.gate(session.facts.databaseUser, session.permit);
     const server = session.facts.server as Channel as StreamChannel;
     const client = this.client.detach();
     const upstream = server.detach();
@@ -332,7 +350,7 @@ export class Connection implements Entry, Cancellable {
       },
       'session opened',
     );
-    const relay = new Relay(client.stream, upstream.stream, session, this.#target.observe, {
+    const relay = new Relay(client.stream, upstream.stream, session, this.#theTarget.observe, {
       record,
       recorder: context.recorder,
       decide,
@@ -429,8 +447,10 @@ export class Connection implements Entry, Cancellable {
   #finish(): void {
     this.#abort.abort();
     if (this.#cancelId !== null) this.#context.cancels.unregister(this.#cancelId, this);
-    if (this.#admitted) this.#context.release(this.#target);
-    this.#admitted = false;
+    if (this.#reserved) this.#context.release(this.#theTarget);
+    this.#reserved = false;
+    if (this.#permit !== null) this.#context.access.closed(this.#permit);
+    this.#permit = null;
     if (this.#relay === null) {
       for (const server of this.#servers) server.destroy();
       this.client.end();
@@ -446,6 +466,11 @@ export class Connection implements Entry, Cancellable {
     for (const server of this.#servers) server.fail(new ProtocolError('timeout', 'server', text));
   }
 
+  get #theTarget(): Target {
+    if (this.#target === null) throw new Error('the resource was used before the client was admitted to one');
+    return this.#target;
+  }
+
   #visitor(): Visitor {
     return {
       session: this.id,
@@ -453,12 +478,12 @@ export class Connection implements Entry, Cancellable {
       tls: this.client.tls,
       clientAuth: this.door.clientAuth,
       principal: this.door.principal,
-      resource: this.#target,
+      resources: this.door.targets,
     };
   }
 
   #connect(address: Address): Promise<StreamChannel> {
-    const { limits, tls } = this.#target;
+    const { limits, tls } = this.#theTarget;
     const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'connect' });
     return new Promise((resolve, reject) => {
       const socket = address.host.startsWith('/')
@@ -471,7 +496,7 @@ export class Connection implements Entry, Cancellable {
         this.#context.log.warn(
           {
             session: this.id,
-            resource: this.resource.name,
+            resource: this.#labels.resource,
             server: addressText(address),
             error: cause.message,
           },
@@ -480,7 +505,7 @@ export class Connection implements Entry, Cancellable {
         reject(
           new Refusal(
             'server_unreachable',
-            `the database server of ${this.resource.name} cannot be reached`,
+            `the database server of ${this.#labels.resource} cannot be reached`,
             {
               hint: 'The server is down, or the network between the gateway and it.',
               cause,

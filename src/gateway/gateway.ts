@@ -1,7 +1,10 @@
 import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Address } from '../../protocols/channel.ts';
 import { Refusal } from '../../protocols/error.ts';
 import type { Access } from '../access/access.ts';
+import type { ListenAddress } from '../config/values.ts';
 import { newId } from '../lib/id.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
@@ -9,7 +12,7 @@ import type { CloseReason, Recorder } from '../recording/recorder.ts';
 import { type CancelOutcome, Cancels } from './cancels.ts';
 import { Connection } from './connection.ts';
 import { HANDSHAKES_MAX, KEEP_ALIVE_MS, TICK_MS } from './limits.ts';
-import { type Door, listenKey, type Target } from './target.ts';
+import { type Door, listenKey, onlyTarget, type Target } from './target.ts';
 
 /** What the gateway and its connections are given by the composition root. */
 export interface GatewayPorts {
@@ -39,7 +42,7 @@ export interface GatewayContext extends GatewayPorts {
 interface Listener {
   readonly server: Server;
   door: Door;
-  readonly handshaking: Set<Connection>;
+  handshaking: number;
 }
 
 /** All listeners of one process and the sessions behind them. */
@@ -98,7 +101,8 @@ export class Gateway implements GatewayContext {
    * others are up all the same.
    */
   async apply(doors: readonly Door[]): Promise<void> {
-    const wanted = new Map(doors.map((door) => [listenKey(door.listen), door]));
+    const wanted = new Map<string, Door>();
+    for (const door of doors) if (door.listen !== null) wanted.set(listenKey(door.listen), door);
     for (const [key, listener] of this.#listeners) {
       const door = wanted.get(key);
       if (door !== undefined) listener.door = door;
@@ -112,7 +116,7 @@ export class Gateway implements GatewayContext {
     for (const [key, door] of wanted) {
       if (this.#listeners.has(key)) continue;
       try {
-        await this.#listen(key, door);
+        await this.#listen(key, door, door.listen!);
       } catch (error) {
         failures.push(error as Error);
       }
@@ -122,6 +126,7 @@ export class Gateway implements GatewayContext {
 
   /** The port a TCP listener was given, where the configuration asked for port 0. Null for other addresses. */
   portOf(door: Door): number | null {
+    if (door.listen === null) return null;
     const address = this.#listeners.get(listenKey(door.listen))?.server.address();
     return typeof address === 'object' && address !== null ? address.port : null;
   }
@@ -149,6 +154,30 @@ export class Gateway implements GatewayContext {
     clearInterval(polling);
     clearTimeout(deadline);
     clearInterval(this.#ticker);
+  }
+
+  /**
+   * Takes one connection: an accepted socket, or a tunnel's stream. Resolves when its handshake is over (and its session,
+   * where it became one, is running). Never rejects.
+   */
+  async serve(door: Door, stream: Duplex, remote: Address): Promise<void> {
+    const connection = new Connection(this, door, stream, remote, newId(this.now()), () => {
+      this.#connections.delete(connection);
+      if (this.#connections.size === 0) this.#emptied?.();
+    });
+    this.#connections.add(connection);
+    await connection.run();
+  }
+
+  /** Ends all connections of one launch; returns how many there were. */
+  endLaunch(launch: string, refusal: Refusal, reason: CloseReason): number {
+    let count = 0;
+    for (const connection of this.#connections) {
+      if (connection.launch !== launch) continue;
+      connection.end(refusal, reason);
+      count += 1;
+    }
+    return count;
   }
 
   endAll(refusal: Refusal, reason: CloseReason): void {
@@ -186,8 +215,7 @@ export class Gateway implements GatewayContext {
     return (await this.askPeers(id, secret)) ? 'sent' : 'unknown_key';
   }
 
-  async #listen(key: string, door: Door): Promise<void> {
-    const { listen } = door;
+  async #listen(key: string, door: Door, listen: ListenAddress): Promise<void> {
     if (listen.kind === 'unix') await clearStaleSocket(listen.path);
     const server = createServer({
       allowHalfOpen: true,
@@ -195,7 +223,7 @@ export class Gateway implements GatewayContext {
       keepAlive: true,
       keepAliveInitialDelay: KEEP_ALIVE_MS,
     });
-    const listener: Listener = { server, door, handshaking: new Set() };
+    const listener: Listener = { server, door, handshaking: 0 };
     server.on('connection', (socket) => this.#accept(listener, socket));
     await new Promise<void>((resolve, reject) => {
       server.once('error', (cause: NodeJS.ErrnoException) => reject(new ListenError(key, cause)));
@@ -213,30 +241,28 @@ export class Gateway implements GatewayContext {
     this.log.info(
       {
         listen: listen.kind === 'tcp' && listen.port === 0 ? `${listen.host}:${this.portOf(door)}` : key,
-        resource: door.target.resource.name,
+        resources: door.targets.map((target) => target.resource.name).join(' '),
       },
       'listening',
     );
   }
 
   #accept(listener: Listener, socket: Socket): void {
-    if (listener.handshaking.size >= HANDSHAKES_MAX) {
+    const { door } = listener;
+    if (listener.handshaking >= HANDSHAKES_MAX) {
       socket.destroy();
       this.metrics.handshakeFailuresTotal.inc({
-        resource: listener.door.target.resource.name,
-        engine: listener.door.target.resource.engine,
+        resource: onlyTarget(door)?.resource.name ?? '',
+        engine: door.engine.name,
         code: 'rate_limited',
       });
       return;
     }
     const remote = { host: socket.remoteAddress ?? 'local', port: socket.remotePort ?? 0 };
-    const connection = new Connection(this, listener.door, socket, remote, newId(this.now()), () => {
-      this.#connections.delete(connection);
-      if (this.#connections.size === 0) this.#emptied?.();
+    listener.handshaking += 1;
+    void this.serve(door, socket, remote).finally(() => {
+      listener.handshaking -= 1;
     });
-    this.#connections.add(connection);
-    listener.handshaking.add(connection);
-    void connection.run().finally(() => listener.handshaking.delete(connection));
   }
 
   #tick(): void {

@@ -43,8 +43,11 @@ export class Relay implements Sink, Waiter {
   readonly #port: RelayPort;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
-  /** Events were appended whose write `pending` waits for. */
-  #awaitingWrite = false;
+  /** Events were appended since the journal was last asked to say when it has them. */
+  #uncommitted = false;
+  /** For each answer that the journal still owes: how many of `pending` it sets free, oldest first. */
+  #owed: number[] = [];
+  #owedCount = 0;
   #clientPaused = false;
   #serverPaused = false;
   #clientEnded = false;
@@ -127,7 +130,7 @@ export class Relay implements Sink, Waiter {
   toServer(bytes: Buffer): void {
     if (this.#serverEnded || this.#parting !== null) return;
     this.#bytesSent += bytes.length;
-    if (this.#awaitingWrite || this.#pendingBytes > 0) {
+    if (this.#uncommitted || this.#pendingBytes > 0) {
       this.#pending.push(bytes);
       this.#pendingBytes += bytes.length;
       if (this.#pendingBytes > RELAY_PENDING_BYTES_MAX) this.#pauseClient();
@@ -148,7 +151,7 @@ export class Relay implements Sink, Waiter {
 
   begin(statement: Statement): void {
     this.#port.record.begin(statement);
-    this.#awaitingWrite = true;
+    this.#uncommitted = true;
   }
 
   end(statement: Statement): void {
@@ -162,26 +165,30 @@ export class Relay implements Sink, Waiter {
     this.#port.noted(note);
   }
 
-  /** The journal has what was begun: what waited for it may go. */
+  /** The journal has what was appended up to an earlier `#commit`: what waited for that may go. */
   written(): void {
-    this.#awaitingWrite = false;
-    if (this.#pendingBytes === 0) return;
-    const pending = this.#pending;
-    this.#pending = [];
-    this.#pendingBytes = 0;
-    if (this.#serverEnded || this.#server.destroyed) return;
-    let ready: boolean;
-    if (pending.length === 1) {
-      ready = this.#server.write(pending[0]!);
-    } else {
-      this.#server.cork();
-      ready = true;
-      for (const bytes of pending) ready = this.#server.write(bytes);
-      this.#server.uncork();
+    const owed = this.#owed.shift() ?? 0;
+    this.#owedCount -= owed;
+    // Bytes behind the last statement that is waited for need no answer of their own.
+    const isLast = this.#owed.length === 0 && !this.#uncommitted;
+    const count = isLast ? this.#pending.length : owed;
+    if (count === 0) return;
+    const free = isLast ? this.#pending : this.#pending.splice(0, count);
+    if (isLast) this.#pending = [];
+    if (this.#serverEnded || this.#server.destroyed) {
+      this.#pendingBytes = 0;
+      return;
     }
+    let ready = true;
+    if (free.length > 1) this.#server.cork();
+    for (const bytes of free) {
+      this.#pendingBytes -= bytes.length;
+      ready = this.#server.write(bytes);
+    }
+    if (free.length > 1) this.#server.uncork();
     if (!ready) this.#pauseClient();
     else this.#resumeClient();
-    if (this.#clientEnded) this.#endServer();
+    if (this.#clientEnded && this.#pendingBytes === 0) this.#endServer();
   }
 
   readonly #onClientData = (chunk: Buffer): void => {
@@ -215,7 +222,12 @@ export class Relay implements Sink, Waiter {
 
   /** Asks the journal to say when what was begun in this call is written. */
   #commit(): void {
-    if (this.#awaitingWrite) this.#port.recorder.afterWrite(this);
+    if (!this.#uncommitted) return;
+    this.#uncommitted = false;
+    const owed = this.#pending.length - this.#owedCount;
+    this.#owed.push(owed);
+    this.#owedCount += owed;
+    this.#port.recorder.afterWrite(this);
   }
 
   #pauseClient(): void {

@@ -1,6 +1,13 @@
-import type { Credentials, Engine, ObserveOptions, Resource, Verdict } from '../../protocols/engine.ts';
+import type {
+  Credentials,
+  Engine,
+  ObserveOptions,
+  Permit,
+  Resource,
+  Verdict,
+} from '../../protocols/engine.ts';
 import type { Statement } from '../../protocols/statement.ts';
-import type { OfferedResource } from '../access/access.ts';
+import type { ClientAuth, OfferedResource } from '../access/access.ts';
 import type { ListenAddress } from '../config/values.ts';
 import type { ChannelTls } from './channel.ts';
 
@@ -14,7 +21,7 @@ export interface Target extends OfferedResource {
   /** Fetches the launch credentials. Rejects with a `SecretError`. */
   credentials(why: 'launch' | 'rejected', signal: AbortSignal): Promise<Credentials | null>;
   /** The statement policy for a session that runs as `account` on the server. */
-  gate(account: string): (statement: Statement) => Verdict;
+  gate(account: string, permit: Permit): (statement: Statement) => Verdict;
 }
 
 /** Milliseconds; null for no limit. */
@@ -27,14 +34,24 @@ export interface SessionLimits {
   readonly handshakeTimeoutMs: number;
 }
 
-/** One listening address and what stands behind it. */
+/** One way in, and what stands behind it: a listening address, or a tunnel's end. */
 export interface Door {
-  readonly listen: ListenAddress;
-  readonly target: Target;
-  readonly clientAuth: 'trust' | 'token' | 'mtls';
+  /** Null for a tunnel, whose connections are handed in. */
+  readonly listen: ListenAddress | null;
+  /** The protocol that is spoken here; all targets are of it. */
+  readonly engine: Engine;
+  /** What can be reached. Where there are several, the client's launch chooses. */
+  readonly targets: readonly Target[];
+  readonly clientAuth: ClientAuth;
+  /** Who trusted connections are recorded as. */
   readonly principal: string;
   readonly tls: ChannelTls;
   readonly cancelSource: 'same-ip' | 'any';
+}
+
+/** The one target of a door that has just one; else null. */
+export function onlyTarget(door: Door): Target | null {
+  return door.targets.length === 1 ? door.targets[0]! : null;
 }
 
 /** Text of a listening address, as in the configuration: the key by which a reload tells old from new. */

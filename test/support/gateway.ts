@@ -4,7 +4,7 @@ import type { TlsMode } from '../../protocols/channel.ts';
 import type { Engine, EngineSettings, ObserveOptions, Verdict } from '../../protocols/engine.ts';
 import { Secret } from '../../protocols/secret.ts';
 import type { Statement } from '../../protocols/statement.ts';
-import type { Access } from '../../src/access/access.ts';
+import type { Access, ClientAuth } from '../../src/access/access.ts';
 import { ListenerAccess } from '../../src/access/listener-access.ts';
 import { type ChannelTls, limitedContext, NO_TLS } from '../../src/gateway/channel.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
@@ -43,7 +43,7 @@ export interface TestGatewayOptions {
   /** The statement policy. Default: allow everything. */
   readonly decide?: (statement: Statement) => Verdict;
   readonly access?: Access;
-  readonly clientAuth?: 'trust' | 'token' | 'mtls';
+  readonly clientAuth?: ClientAuth;
   readonly recorder?: Recorder;
   readonly cancelSource?: 'same-ip' | 'any';
   readonly askPeers?: (id: number, secret: Buffer) => Promise<boolean>;
@@ -87,7 +87,8 @@ export async function startTestGateway(options: TestGatewayOptions): Promise<Tes
     listen: options.socketPath
       ? { kind: 'unix', path: options.socketPath }
       : { kind: 'tcp', host: '127.0.0.1', port: 0 },
-    target: makeTarget(options),
+    engine: options.engine,
+    targets: [makeTarget(options)],
     clientAuth: options.clientAuth ?? 'trust',
     principal: 'tester',
     tls: clientTls(options),
