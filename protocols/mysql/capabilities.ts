@@ -54,8 +54,14 @@ export const MARIADB_EXTENDED_KNOWN =
   MARIADB_CACHE_METADATA |
   MARIADB_BULK_UNIT_RESULTS;
 
-/** Status flags in OK and EOF packets that a sign-in looks at. */
+/** Status flags in OK and EOF packets (SERVER_STATUS_*, MySQL source `include/mysql_com.h`). */
+export const STATUS_IN_TRANSACTION = 0x0001;
 export const STATUS_AUTOCOMMIT = 0x0002;
+export const STATUS_MORE_RESULTS = 0x0008;
+export const STATUS_CURSOR_EXISTS = 0x0040;
+export const STATUS_LAST_ROW_SENT = 0x0080;
+export const STATUS_NO_BACKSLASH_ESCAPES = 0x0200;
+export const STATUS_PS_OUT_PARAMS = 0x1000;
 export const STATUS_SESSION_STATE_CHANGED = 0x4000;
 
 /** Joins flags to one unsigned word. */

@@ -32,3 +32,30 @@ export const RSA_KEY_BITS_MAX = 8192;
 
 /** How long a server that was greeted in vain is listened to, so that it does not count us as a failed handshake. Ours. */
 export const LEAVE_MS_MAX = 1_000;
+
+/** Bytes of an OK, ERR or column packet that are looked at; what is longer is read as far as this goes. Ours. */
+export const REPLY_BYTES_MAX = 64 * 1024;
+
+/** A row longer than this is left out of a result's sample. Ours. */
+export const SAMPLE_ROW_BYTES_MAX = 64 * 1024;
+
+/** Bytes of one value in a sample. Ours. */
+export const SAMPLE_VALUE_BYTES_MAX = 1024;
+
+/** Column names kept of one result. A table has at most 4096 columns (MySQL Reference Manual 10.4.7). */
+export const COLUMNS_MAX = 4096;
+
+/** Results of one command that are listed one by one; all are counted in its totals. Ours. */
+export const RESULTS_MAX = 1000;
+
+/** Information texts and warnings kept for one command. Ours. */
+export const MESSAGES_MAX = 64;
+
+/** Tuples of one COM_STMT_BULK_EXECUTE in an event; all are counted. Ours. */
+export const BULK_TUPLES_MAX = 100;
+
+/** Parameters of one session whose long data's head is held (4 KiB each); the others' is counted. Ours. */
+export const LONG_DATA_PARAMETERS_MAX = 64;
+
+/** Authentication data that a client sends in a COM_CHANGE_USER exchange. An access token may have 4 KiB. Ours. */
+export const AUTH_REPLY_BYTES_MAX = 16 * 1024;
