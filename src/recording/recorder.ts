@@ -13,6 +13,7 @@ export interface Recorder {
   /**
    * Calls `waiter.written()` when all that has been appended so far is as durable as is configured: at the end of this
    * turn (`flushed`), after the next fdatasync (`synced`), at once (`buffered`). `written` may be called synchronously.
+   * Every call is answered by a call of its own, in order: the relay counts them to know which bytes each sets free.
    */
   afterWrite(waiter: Waiter): void;
   /** Resolves when all that has been appended so far is as durable as is configured; rejects when it cannot be. */
