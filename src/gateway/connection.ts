@@ -46,6 +46,8 @@ export class Connection implements Entry, Cancellable {
   #permit: Permit | null = null;
   #reserved = false;
   #idleSince = 0;
+  /** Credentials that were leased for this connection, to be given back at its end. */
+  readonly #leases: Credentials[] = [];
 
   /** `done` is called once, when nothing of this connection is left. */
   constructor(
@@ -181,7 +183,7 @@ export class Connection implements Entry, Cancellable {
       await session.interrupt({
         observer: relay.observer,
         send: (bytes) => session.facts.server.write(bytes),
-        credentials: () => this.#theTarget.credentials('launch', this.#abort.signal),
+        credentials: () => this.credentials(session.permit, 'launch'),
         dial: async () => {
           const channel = await this.#connect(session.facts.server.remote);
           opened.push(channel);
@@ -233,7 +235,9 @@ export class Connection implements Entry, Cancellable {
   async credentials(_permit: Permit, why: 'launch' | 'rejected'): Promise<Credentials | null> {
     const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'credentials' });
     try {
-      return await this.#theTarget.credentials(why, this.#abort.signal);
+      const credentials = await this.#theTarget.credentials(why, this.#abort.signal);
+      if (credentials?.release) this.#leases.push(credentials);
+      return credentials;
     } catch (error) {
       if (!(error instanceof SecretError)) throw error;
       this.#context.log.error(
@@ -447,6 +451,7 @@ export class Connection implements Entry, Cancellable {
   #finish(): void {
     this.#abort.abort();
     if (this.#cancelId !== null) this.#context.cancels.unregister(this.#cancelId, this);
+    for (const credentials of this.#leases) void credentials.release?.();
     if (this.#reserved) this.#context.release(this.#theTarget);
     this.#reserved = false;
     if (this.#permit !== null) this.#context.access.closed(this.#permit);

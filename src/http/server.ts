@@ -1,0 +1,75 @@
+import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
+import type { Server } from 'node:http';
+import { type FastifyInstance, fastify } from 'fastify';
+import type { Registry } from 'prom-client';
+import type { ListenAddress } from '../config/values.ts';
+import type { HealthSource } from './health.ts';
+
+/** Bodies of requests are no larger than this: 256 KiB. Ours. */
+const BODY_BYTES_MAX = 256 * 1024;
+/** A request must be there within this time. Ours. */
+const REQUEST_MS_MAX = 30_000;
+
+export interface HttpPorts {
+  readonly listen: ListenAddress;
+  readonly health: HealthSource;
+  readonly metrics: Registry;
+  /** Adds the routes of the API, where there is one. */
+  readonly routes?: (server: FastifyInstance) => Promise<void>;
+}
+
+/** Health, metrics and API of one process. */
+export interface HttpServer {
+  /** The address it was given, for configurations that ask for port 0. */
+  readonly address: string;
+  /** Node's own server, for those who take over connections (WebSocket upgrades). */
+  readonly server: Server;
+  close(): Promise<void>;
+}
+
+/** Starts listening. Rejects with Node's error when the address cannot be had. */
+export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
+  const server = fastify({
+    logger: false,
+    bodyLimit: BODY_BYTES_MAX,
+    requestTimeout: REQUEST_MS_MAX,
+    forceCloseConnections: true,
+    // What a stranger sent is not repeated in answers.
+    frameworkErrors: (_error, _request, reply) => {
+      reply.raw.statusCode = 400;
+      reply.raw.end('{"error":"bad request"}');
+    },
+  });
+  server.addHook('onSend', async (_request, reply) => {
+    reply.header('cache-control', 'no-store');
+    reply.header('x-content-type-options', 'nosniff');
+  });
+  server.get('/livez', async () => ({ status: 'alive' }));
+  server.get('/readyz', async (_request, reply) => {
+    const { parts } = ports.health.health();
+    const ready = parts.every((part) => part.ready);
+    return reply.code(ready ? 200 : 503).send({ status: ready ? 'ready' : 'not ready', parts });
+  });
+  server.get('/metrics', async (_request, reply) => {
+    reply.header('content-type', ports.metrics.contentType);
+    return ports.metrics.metrics();
+  });
+  await ports.routes?.(server);
+  const { listen } = ports;
+  if (listen.kind === 'unix') {
+    if (existsSync(listen.path) && lstatSync(listen.path).isSocket()) unlinkSync(listen.path);
+    await server.listen({ path: listen.path });
+    chmodSync(listen.path, 0o600);
+  } else {
+    await server.listen({ host: listen.host, port: listen.port });
+  }
+  const address = server.server.address();
+  return {
+    address:
+      typeof address === 'object' && address !== null
+        ? `${address.address}:${address.port}`
+        : String(address),
+    server: server.server,
+    close: () => server.close(),
+  };
+}
