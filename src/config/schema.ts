@@ -179,21 +179,40 @@ export const listenerSchema = z.strictObject({
     .describe('From where a statement may be cancelled.'),
 });
 
+/** How long a provider is waited for, and how long its answers are used. */
+const _fetching = {
+  timeout: duration.prefault('10s').describe('For one secret, all attempts together.'),
+  cache: duration
+    .prefault('60s')
+    .describe(
+      'How long a secret is used before it is fetched again; `0s`: each time. Never longer than its lease.',
+    ),
+};
+
 export const providerSchema = z.discriminatedUnion('type', [
-  z.strictObject({ type: z.literal('env') }),
-  z.strictObject({
-    type: z.literal('file'),
-    path: z.string().describe('The encrypted file.'),
-    identity: z.string().describe('File with the age identity that opens it.'),
-  }),
-  z.strictObject({
-    type: z.literal('exec'),
-    command: z
-      .array(z.string())
-      .min(1)
-      .describe('Program and arguments; the path of the reference is appended.'),
-    timeout: duration.prefault('10s').describe('After which it is killed.'),
-  }),
+  z.strictObject({ type: z.literal('env') }).describe('Environment variables of the gateway. `env:NAME`.'),
+  z
+    .strictObject({
+      type: z.literal('file'),
+      path: z.string().describe('The encrypted file.'),
+      identity: z.string().describe('File with the age identity that opens it.'),
+    })
+    .describe('A file encrypted with age, kept with `sallyport secrets`. `NAME:ENTRY[#FIELD]`.'),
+  z
+    .strictObject({
+      type: z.literal('exec'),
+      command: z
+        .array(z.string())
+        .min(1)
+        .describe('Program and arguments; the path of the reference is appended. There is no shell.'),
+      environment: z
+        .array(z.string())
+        .default([])
+        .describe('Names of variables of the gateway that the command sees, beside PATH, HOME and the like.'),
+      timeout: duration.prefault('10s').describe('After which it is ended, with all that it started.'),
+      cache: duration.prefault('60s').describe('How long its answer is used; `0s`: each time.'),
+    })
+    .describe("A command's standard output. `NAME:ARGUMENT[#FIELD]`."),
 ]);
 
 export const configSchema = z.strictObject({

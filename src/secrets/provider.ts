@@ -28,18 +28,41 @@ export interface SecretValue {
   readonly fields: Readonly<Record<string, Secret>>;
   /** Until when it is good; null for no end. Milliseconds since the epoch. */
   readonly expiresAt: number | null;
-  /** Gives a lease back when the session ends. */
+  /** Gives a lease back when the session ends. A value that has this belongs to one session and is never shared. */
   release?(): Promise<void>;
 }
 
+/**
+ * What kind of failure it was. `unavailable` and `timeout` may pass by themselves and are tried again; after all but
+ * `not_found`, `field_not_found` and `malformed` the provider counts as down.
+ */
+export type SecretErrorCode =
+  | 'not_found'
+  | 'field_not_found'
+  | 'malformed'
+  | 'denied'
+  | 'unavailable'
+  | 'timeout';
+
 export class SecretError extends Error {
   readonly provider: string;
+  readonly code: SecretErrorCode;
   readonly hint: string | null;
 
-  constructor(provider: string, message: string, options: { hint?: string; cause?: unknown } = {}) {
+  constructor(
+    provider: string,
+    message: string,
+    options: { code?: SecretErrorCode; hint?: string; cause?: unknown } = {},
+  ) {
     super(message, { cause: options.cause });
     this.name = 'SecretError';
     this.provider = provider;
+    this.code = options.code ?? 'unavailable';
     this.hint = options.hint ?? null;
+  }
+
+  /** Whether the same request may succeed in a moment. */
+  get transient(): boolean {
+    return this.code === 'unavailable' || this.code === 'timeout';
   }
 }
