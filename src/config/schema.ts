@@ -179,16 +179,6 @@ export const listenerSchema = z.strictObject({
     .describe('From where a statement may be cancelled.'),
 });
 
-/** How long a provider is waited for, and how long its answers are used. */
-const _fetching = {
-  timeout: duration.prefault('10s').describe('For one secret, all attempts together.'),
-  cache: duration
-    .prefault('60s')
-    .describe(
-      'How long a secret is used before it is fetched again; `0s`: each time. Never longer than its lease.',
-    ),
-};
-
 export const providerSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('env') }).describe('Environment variables of the gateway. `env:NAME`.'),
   z
