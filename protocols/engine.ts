@@ -24,7 +24,12 @@ export interface Engine {
   handshake(entry: Entry): Promise<Handshake>;
 
   /** Signs in to one address and out again, for `check --connect`. `server` is connected, and in the clear. */
-  probe(server: Channel, resource: Resource, credentials: Credentials): Promise<ServerFacts>;
+  probe(
+    server: Channel,
+    resource: Resource,
+    credentials: Credentials,
+    means: ProbeMeans,
+  ): Promise<ServerFacts>;
 }
 
 export type EngineName = 'postgres' | 'mysql' | 'tds';
@@ -161,6 +166,8 @@ export interface PostgresSettings {
   /** The protocol version asked of the server. */
   readonly protocolVersion: '3.0' | '3.2';
   readonly scramIterationsMax: number;
+  /** Answer an MD5 request over a network that TLS does not secure. Default: no. */
+  readonly md5WithoutTls?: boolean;
 }
 
 export interface MysqlSettings {
@@ -217,6 +224,12 @@ export interface EngineSession {
    * fetches them again; engines that cancel in-band use neither. Bounded by the caller's deadline.
    */
   interrupt(means: InterruptMeans): Promise<void>;
+}
+
+export interface ProbeMeans {
+  /** The database to open; null leaves it to the engine to take one that every server has. */
+  readonly database: string | null;
+  random(length: number): Buffer;
 }
 
 export interface InterruptMeans {

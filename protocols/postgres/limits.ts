@@ -1,43 +1,4 @@
-/**
- * Caps of the PostgreSQL engine while it streams. Lengths are a message's length word, which counts itself and not the
- * type byte.
- */
-
-/** PQ_SMALL_MESSAGE_LIMIT of the server (src/include/libpq/libpq.h): messages that hold little but names. */
-export const SMALL_MESSAGE_LENGTH_MAX = 10_000;
-
-/** PQ_LARGE_MESSAGE_LIMIT of the server: MaxAllocSize - 1. */
-export const LARGE_MESSAGE_LENGTH_MAX = 0x3ffffffe;
-
-/** An ErrorResponse or NoticeResponse is read up to here; the rest passes unread. libpq's own limit is 30000 for others. Ours. */
-export const ERROR_BYTES_MAX = 64 * 1024;
-
-/** A RowDescription or ParameterDescription is read up to here. 1600 columns of the longest names need 140 KiB. Ours. */
-export const DESCRIPTION_BYTES_MAX = 1024 * 1024;
-
-/** Any other server message that is read at all. They hold a tag, a status, a name and a value. Ours. */
-export const ANSWER_BYTES_MAX = 64 * 1024;
-
-/** Text of an error's or notice's message kept in an event. Ours. */
-export const ERROR_TEXT_LENGTH_MAX = 4 * 1024;
-
-/** Notices kept with one statement. Ours. */
-export const NOTICES_MAX = 100;
-
-/** Results kept apart within one statement; beyond, only the totals count on. Ours. */
-export const RESULTS_MAX = 1_000;
-
-/** Portals remembered by one session. They end with their transaction; the oldest go first. Ours. */
-export const PORTALS_MAX = 10_000;
-
-/** A row is read for a result sample only up to this size, and a sample holds no more than this. Ours. */
-export const SAMPLE_BYTES_MAX = 64 * 1024;
-
-/** One value of a result sample. Ours. */
-export const SAMPLE_VALUE_BYTES_MAX = 1024;
-
-/** Notes about a lost thread that one session may write. Ours. */
-export const OPAQUE_NOTES_MAX = 100;
+/** Caps of the PostgreSQL sign-in, each with its source; those of the streams are in `stream-limits.ts`. */
 
 // The sign-in, from the client. Lengths of messages are those of the length word.
 
