@@ -89,6 +89,9 @@ export class Statement {
   // The recorder's own.
   seq = 0;
   startedAt = 0;
+  /** How many parameters the start event carried, and whether anything in it was masked. */
+  recordedParameters = 0;
+  masked = false;
 
   constructor(kind: StatementKind, text: string | null, textBytes: number) {
     this.kind = kind;

@@ -1,0 +1,33 @@
+/** Caps of journal and recordings. All are ours; what they were measured against stands beside them. */
+
+/** Events of one turn are written at once when they have grown to this, before the turn ends. */
+export const BATCH_BYTES_MAX = 512 * 1024;
+
+/** One event as encoded; what is longer keeps its text and loses columns, samples and messages. */
+export const EVENT_BYTES_MAX = 8 * 1024 * 1024;
+
+/** A batch may be as long as the events that piled up while the journal could not be written. */
+export const BATCH_PAYLOAD_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Events kept in memory while the journal cannot be written; beyond, they are counted and the gap is recorded. */
+export const PENDING_BYTES_MAX = 16 * 1024 * 1024;
+
+/** A segment is closed and the next begun at this size or age. */
+export const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
+export const SEGMENT_MS_MAX = 10 * 60_000;
+
+/** The clear header of a segment: a wrapped key of about 200 bytes a recipient. */
+export const SEGMENT_HEADER_BYTES_MAX = 64 * 1024;
+export const RECIPIENTS_MAX = 100;
+
+/** How long the end of a statement may wait for company when nothing else is written. */
+export const END_DELAY_MS_MAX = 20;
+
+/** `buffered` promises 100 ms; a timer that is late by a fifth still keeps it. */
+export const BUFFERED_DELAY_MS_MAX = 80;
+
+/** How often a journal that failed is tried again. */
+export const RETRY_MS = 1_000;
+
+/** How often the journal looks at its lag and at the age of its segment. */
+export const TICK_MS = 1_000;

@@ -1,0 +1,55 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { JournalEvent } from '../../src/recording/events.ts';
+import { readJournal } from '../../src/recording/reader.ts';
+import type { SessionStart } from '../../src/recording/recorder.ts';
+
+/** A session's start with everything filled in. */
+export function sessionStart(
+  session: string,
+  principal = 'ana',
+  more: Partial<SessionStart> = {},
+): SessionStart {
+  return {
+    session,
+    gateway: 'gw-test',
+    principal,
+    resource: 'orders',
+    engine: 'postgres',
+    serverVersion: '18.4',
+    databaseUser: 'app',
+    database: 'orders',
+    serverAddress: '127.0.0.1:5432',
+    serverSession: '4711',
+    authentication: 'scram-sha-256',
+    clientAddress: '127.0.0.1:50000',
+    clientUser: 'ana',
+    clientProgram: 'psql',
+    clientAttributes: { client_encoding: 'UTF8' },
+    clientTls: null,
+    serverTls: 'TLSv1.3 TLS_AES_256_GCM_SHA384',
+    serverTlsVerified: true,
+    tlsFallback: false,
+    ...more,
+  };
+}
+
+/** A fresh directory that is gone when the test is. */
+export class TemporaryDirectory {
+  readonly path = mkdtempSync(join(tmpdir(), 'sallyport-recording-'));
+
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
+}
+
+/** Every event of a journal directory that the identities open. */
+export async function journalEvents(
+  directory: string,
+  identities: readonly string[],
+): Promise<JournalEvent[]> {
+  const events: JournalEvent[] = [];
+  await readJournal(directory, identities, (event) => events.push(event));
+  return events;
+}
