@@ -193,7 +193,7 @@ export class StreamChannel implements Channel {
       ...(options.alpn ? { ALPNProtocols: [...options.alpn] } : {}),
     });
     await this.#handshaken(socket, 'secureConnect');
-    const state = this.#secured(socket, verified && socket.authorized, null);
+    const state = this.#secured(socket, verified && socket.authorized, ownCertificate(socket));
     this.#tls = { ...state, binding: bindingOf(socket, state.version) };
     return this.#tls;
   }
@@ -408,4 +408,10 @@ function bindingOf(socket: tls.TLSSocket, version: string): NonNullable<TlsState
   }
   const finished = socket.getFinished();
   return finished === undefined ? null : { type: 'tls-unique', data: finished };
+}
+
+/** The client certificate that we are ready to show, DER; null where none is configured. */
+function ownCertificate(socket: tls.TLSSocket): Buffer | null {
+  const own = socket.getCertificate() as Partial<tls.PeerCertificate> | null;
+  return own?.raw ?? null;
 }
