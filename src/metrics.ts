@@ -108,6 +108,12 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly eventLoopLagSeconds = new Gauge({
+    name: 'sallyport_event_loop_lag_seconds',
+    help: 'How late timers of the event loop ran, 99th percentile of the last seconds.',
+    registers: [this.registry],
+  });
+
   constructor() {
     collectDefaultMetrics({ register: this.registry, prefix: 'sallyport_' });
   }

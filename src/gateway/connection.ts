@@ -108,14 +108,13 @@ export class Connection implements Entry, Cancellable {
     const { engine } = this.#labels;
     metrics.handshakesOpen.inc({ engine });
     try {
-      const outcome = await this.door.engine.handshake(this);
-      clearTimeout(deadline);
-      metrics.handshakesOpen.dec({ engine });
+      const outcome = await this.door.engine.handshake(this).finally(() => {
+        clearTimeout(deadline);
+        metrics.handshakesOpen.dec({ engine });
+      });
       if (outcome.kind === 'session') this.#start(outcome.session);
       else this.#finish();
     } catch (error) {
-      clearTimeout(deadline);
-      metrics.handshakesOpen.dec({ engine });
       this.#failed(error);
     }
   }
@@ -337,7 +336,6 @@ export class Connection implements Entry, Cancellable {
     const server = session.facts.server as Channel as StreamChannel;
     const client = this.client.detach();
     const upstream = server.detach();
-    context.metrics.sessionsOpen.inc(labels);
     context.metrics.handshakeSeconds.observe(
       { ...labels, phase: 'total' },
       (context.now() - this.startedAt) / 1000,
@@ -379,6 +377,7 @@ export class Connection implements Entry, Cancellable {
       closed: (end) => this.#closed(end),
     });
     this.#relay = relay;
+    context.metrics.sessionsOpen.inc(labels);
     this.#idleSince = context.now();
     if (context.draining) this.end(new Refusal('shutdown', 'the gateway is shutting down'), 'shutdown');
     relay.start(client.pending, upstream.pending);

@@ -1,0 +1,235 @@
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import type { Engine, EngineName } from '../protocols/engine.ts';
+import { ListenerAccess } from './access/listener-access.ts';
+import type { LoadedConfig } from './config/load.ts';
+import type { Config, ProviderConfig, ResourceConfig } from './config/schema.ts';
+import { Gateway } from './gateway/gateway.ts';
+import { ENGINE_OF_TYPE, makeTarget } from './gateway/make-target.ts';
+import type { Door, Target } from './gateway/target.ts';
+import { listenerTls } from './gateway/tls-context.ts';
+import type { Health, HealthPart, HealthSource } from './http/health.ts';
+import { type HttpServer, startHttp } from './http/server.ts';
+import { EventLoopLag } from './lib/event-loop-lag.ts';
+import type { Log } from './log.ts';
+import { Metrics } from './metrics.ts';
+import { type Journal, openJournal } from './recording/journal.ts';
+import { loadRecordingKeys } from './recording/keys.ts';
+import { EnvSecrets } from './secrets/env.ts';
+import { ExecSecrets } from './secrets/exec.ts';
+import { FileSecrets } from './secrets/file.ts';
+import type { SecretProvider } from './secrets/provider.ts';
+import { type ProviderEntry, SecretResolver } from './secrets/resolver.ts';
+
+/** How often providers that were down are asked again, so that readiness comes back by itself. */
+const PROVIDER_CHECK_MS = 30_000;
+
+/** Engines are loaded when a resource needs them. */
+const ENGINES: Readonly<Record<EngineName, () => Promise<Engine>>> = {
+  postgres: async () => (await import('../protocols/postgres/engine.ts')).postgres,
+  mysql: async () => (await import('../protocols/mysql/engine.ts')).mysql,
+  tds: async () => (await import('../protocols/tds/engine.ts')).tds,
+};
+
+export async function loadEngine(name: EngineName): Promise<Engine> {
+  return ENGINES[name]();
+}
+
+/** The composition root: the one place that knows adapters by name and puts the parts together. */
+export class App implements HealthSource {
+  readonly gateway: Gateway;
+  readonly metrics: Metrics;
+  readonly journal: Journal;
+  #config: Config;
+  #resolver: SecretResolver;
+  /** Of former configurations: sessions that began with them may still hold their leases. */
+  readonly #formerResolvers: SecretResolver[] = [];
+  readonly #log: Log;
+  readonly #lag: EventLoopLag;
+  readonly #checking: NodeJS.Timeout;
+  #http: HttpServer | null = null;
+  #doors: readonly Door[] = [];
+
+  /** Use `App.start`. */
+  private constructor(config: Config, log: Log, metrics: Metrics, journal: Journal) {
+    this.#config = config;
+    this.#log = log;
+    this.metrics = metrics;
+    this.journal = journal;
+    this.#resolver = makeResolver(config, log, metrics);
+    this.gateway = new Gateway({
+      name: config.gateway.name,
+      recorder: journal,
+      access: new ListenerAccess(),
+      metrics,
+      log,
+      random: randomBytes,
+      now: Date.now,
+      askPeers: null,
+      endOnRecordingFailure: config.recording.on_failure === 'refuse',
+    });
+    this.#lag = new EventLoopLag(metrics.eventLoopLagSeconds);
+    this.#checking = setInterval(() => void this.#checkProviders(), PROVIDER_CHECK_MS);
+    this.#checking.unref();
+  }
+
+  /** Opens the journal, then the listeners, then HTTP. Rejects with the error of the first that fails, all else closed. */
+  static async start(loaded: LoadedConfig, log: Log): Promise<App> {
+    const { config } = loaded;
+    const metrics = new Metrics();
+    const keys = await loadRecordingKeys(config.gateway.data_dir, config.recording.recipients);
+    const journal = await openJournal({
+      dataDir: config.gateway.data_dir,
+      gateway: config.gateway.name,
+      keys,
+      durability: config.recording.durability,
+      onFailure: config.recording.on_failure,
+      metrics,
+      log,
+    });
+    const app = new App(config, log, metrics, journal);
+    try {
+      await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
+      app.#doors = await app.#makeDoors();
+      await app.gateway.apply(app.#doors);
+      app.#http = await startHttp({ listen: config.http.listen, health: app, metrics: metrics.registry });
+    } catch (error) {
+      await app.stop(0);
+      throw error;
+    }
+    app.#audit('gateway_started');
+    log.info({ http: app.#http.address }, 'ready');
+    return app;
+  }
+
+  /** Where HTTP listens, and each TCP listener: for configurations that ask for port 0. */
+  get httpAddress(): string {
+    return this.#http?.address ?? '';
+  }
+
+  get doors(): readonly Door[] {
+    return this.#doors;
+  }
+
+  /**
+   * Takes a new configuration: listeners, resources, credentials and rules change for connections that come from now
+   * on; running sessions keep what they began with. Rejects when a part of it cannot be used, with the former one in force
+   * as far as possible.
+   */
+  async reload(loaded: LoadedConfig): Promise<void> {
+    const { config } = loaded;
+    for (const [name, former, wanted] of [
+      ['gateway', this.#config.gateway, config.gateway],
+      ['http', this.#config.http, config.http],
+      ['recording', this.#config.recording, config.recording],
+    ] as const) {
+      if (JSON.stringify(former) !== JSON.stringify(wanted))
+        this.#log.warn({ section: name }, 'changes of this section need a restart');
+    }
+    const former = { config: this.#config, resolver: this.#resolver };
+    const keepsProviders = JSON.stringify(former.config.secrets) === JSON.stringify(config.secrets);
+    this.#config = config;
+    if (!keepsProviders) this.#resolver = makeResolver(config, this.#log, this.metrics);
+    try {
+      const doors = await this.#makeDoors();
+      this.#doors = doors;
+      await this.gateway.apply(doors);
+    } catch (error) {
+      this.#config = former.config;
+      if (!keepsProviders) {
+        void this.#resolver.close();
+        this.#resolver = former.resolver;
+      }
+      throw error;
+    }
+    if (!keepsProviders) this.#formerResolvers.push(former.resolver);
+    this.#audit('configuration_reloaded');
+  }
+
+  /** Drains for `graceMs`, then closes everything, the journal last. */
+  async stop(graceMs: number): Promise<void> {
+    await this.gateway.drain(graceMs);
+    clearInterval(this.#checking);
+    this.#lag.stop();
+    await this.#http?.close();
+    for (const resolver of [this.#resolver, ...this.#formerResolvers]) await resolver.close();
+    this.#audit('gateway_stopped');
+    await this.journal.close();
+  }
+
+  health(): Health {
+    const parts: HealthPart[] = [
+      {
+        name: 'listeners',
+        ready: this.gateway.listening,
+        detail: this.gateway.draining ? 'the gateway is shutting down' : null,
+      },
+      { name: 'journal', ready: this.journal.failed === null, detail: this.journal.failed?.message ?? null },
+    ];
+    for (const { provider, state, error } of this.#resolver.health())
+      parts.push({ name: `secrets.${provider}`, ready: state !== 'down', detail: error });
+    return { parts };
+  }
+
+  async #makeDoors(): Promise<Door[]> {
+    const config = this.#config;
+    const targets = new Map<string, Target>();
+    for (const [name, resource] of Object.entries(config.resources)) {
+      const parts = {
+        engine: await loadEngine(ENGINE_OF_TYPE[resource.type]),
+        resolver: this.#resolver,
+        recording: config.recording,
+        publicKey: await publicKeyOf(resource),
+      };
+      targets.set(name, await makeTarget(name, resource, parts));
+    }
+    return Promise.all(
+      config.listeners.map(async (listener) => {
+        const target = targets.get(listener.resource)!;
+        return {
+          listen: listener.listen,
+          engine: target.engine,
+          targets: [target],
+          clientAuth: listener.client_auth,
+          principal: listener.principal,
+          tls: await listenerTls(listener.tls),
+          cancelSource: listener.cancel_source,
+        };
+      }),
+    );
+  }
+
+  async #checkProviders(): Promise<void> {
+    const down = this.#resolver.health().filter(({ state }) => state === 'down');
+    const signal = AbortSignal.timeout(PROVIDER_CHECK_MS);
+    await Promise.all(down.map(({ provider }) => this.#resolver.check(provider, signal).catch(() => {})));
+  }
+
+  #audit(action: string): void {
+    this.journal.audit({ action, principal: null, resource: null, clientAddress: null, reason: null });
+  }
+}
+
+export function makeResolver(config: Config, log: Log, metrics: Metrics | null): SecretResolver {
+  const entries = Object.entries(config.secrets).map(([name, provider]) => makeProvider(name, provider, log));
+  return new SecretResolver(entries, { log, metrics, now: Date.now, random: Math.random });
+}
+
+function makeProvider(name: string, config: ProviderConfig, log: Log): ProviderEntry {
+  const make = (): SecretProvider => {
+    switch (config.type) {
+      case 'env':
+        return new EnvSecrets(name, process.env);
+      case 'file':
+        return new FileSecrets(name, config.path, config.identity);
+      case 'exec':
+        return new ExecSecrets(name, config, log);
+    }
+  };
+  return { provider: make(), timeoutMs: 'timeout' in config ? config.timeout : 10_000, cacheMs: 'cache' in config ? config.cache : 0 };
+}
+
+export async function publicKeyOf(resource: ResourceConfig): Promise<string | null> {
+  if (!('server_public_key' in resource) || resource.server_public_key === undefined) return null;
+  return readFile(resource.server_public_key, 'utf8');
+}

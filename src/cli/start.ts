@@ -1,0 +1,108 @@
+import type { Command } from 'commander';
+import { App } from '../app.ts';
+import { ConfigError, faultText } from '../config/faults.ts';
+import { type LoadedConfig, loadConfig } from '../config/load.ts';
+import type { Log, LogFormat } from '../log.ts';
+import { makeLog } from '../log.ts';
+import { ExitCode } from './exit-codes.ts';
+
+interface StartOptions {
+  readonly config: string;
+  readonly logFormat: LogFormat;
+  readonly logLevel: string;
+}
+
+export function register(program: Command): void {
+  program
+    .command('start')
+    .summary('run the gateway')
+    .description(
+      'Runs the gateway until SIGTERM or SIGINT, which let running statements finish for as long as gateway.shutdown_grace says; a second one ends it at once. SIGHUP reads the configuration again.',
+    )
+    .requiredOption('-c, --config <file>', 'the configuration file')
+    .option('--log-format <format>', 'json, or pretty for people', oneOf('json', 'pretty'), 'json')
+    .option(
+      '--log-level <level>',
+      'trace, debug, info, warn or error',
+      oneOf('trace', 'debug', 'info', 'warn', 'error'),
+      'info',
+    )
+    .action(start);
+}
+
+async function start(options: StartOptions): Promise<void> {
+  const loaded = await loadOrExplain(options.config);
+  if (loaded === null) return;
+  const log = makeLog(options.logFormat, options.logLevel);
+  for (const warning of loaded.warnings)
+    log.warn({ path: warning.path, line: warning.line }, warning.message);
+  let app: App;
+  try {
+    app = await App.start(loaded, log);
+  } catch (error) {
+    log.fatal({ error: (error as Error).message }, 'the gateway could not start');
+    process.exitCode = ExitCode.startFailed;
+    return;
+  }
+  process.on('SIGHUP', () => void reload(app, options.config, log));
+  await runUntilSignal(app, loaded.config.gateway.shutdown_grace, log);
+}
+
+/** Waits for SIGTERM or SIGINT, drains, closes, and does what comes `after`. A second signal ends the process at once. */
+export async function runUntilSignal(
+  app: App,
+  graceMs: number,
+  log: Log,
+  after: () => Promise<void> = async () => {},
+): Promise<void> {
+  const signal = await new Promise<NodeJS.Signals>((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name));
+  });
+  log.info({ signal, graceSeconds: graceMs / 1000, sessions: app.gateway.connections.size }, 'shutting down');
+  for (const name of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(name, () => {
+      log.warn('a second signal: ending at once');
+      void app.stop(0).finally(() => process.exit(ExitCode.interrupted));
+    });
+  }
+  await app.stop(graceMs);
+  await after();
+  log.info('stopped');
+  process.exit(ExitCode.ok);
+}
+
+async function reload(app: App, path: string, log: Log): Promise<void> {
+  try {
+    const loaded = await loadConfig(path);
+    for (const warning of loaded.warnings)
+      log.warn({ path: warning.path, line: warning.line }, warning.message);
+    await app.reload(loaded);
+    log.info('configuration read again');
+  } catch (error) {
+    const faults =
+      error instanceof ConfigError ? error.faults.map((fault) => faultText(path, fault)) : undefined;
+    log.error(
+      { error: (error as Error).message, faults },
+      'the configuration was not taken; the former one stays in force',
+    );
+  }
+}
+
+/** Loads the configuration, or says on standard error what is wrong with it and sets the exit code. */
+export async function loadOrExplain(path: string): Promise<LoadedConfig | null> {
+  try {
+    return await loadConfig(path);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    for (const fault of error.faults) console.error(faultText(path, fault));
+    process.exitCode = ExitCode.usage;
+    return null;
+  }
+}
+
+function oneOf(...choices: string[]): (value: string) => string {
+  return (value) => {
+    if (choices.includes(value)) return value;
+    throw new Error(`write one of: ${choices.join(', ')}`);
+  };
+}
