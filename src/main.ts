@@ -8,6 +8,11 @@ const COMMANDS: Readonly<
 > = {
   demo: { summary: 'a database, a gateway before it and a line to try', load: () => import('./cli/demo.ts') },
   start: { summary: 'run the gateway', load: () => import('./cli/start.ts') },
+  check: {
+    summary: 'check the configuration, and every step to each database',
+    load: () => import('./cli/check.ts'),
+  },
+  secrets: { summary: 'keep the encrypted secret file', load: () => import('./cli/secrets.ts') },
 };
 
 const program = new Command('sallyport')

@@ -222,10 +222,12 @@ describe('rules', () => {
     expect(found.message).toContain('a password itself does not belong in this file');
   });
 
-  test('a host with its port, or with an account', () => {
-    for (const host of ['db:5432', 'me@db', 'postgres://db/x'])
-      expect(fault(MINIMAL.replace('db.example', host), 'resources.orders.host').remedy).toContain('port');
-    for (const host of ['"::1"', '10.0.0.1', '/var/run/postgresql', '[a, b]'])
+  test('hosts, with and without a port, and what is none', () => {
+    for (const host of ['db:port', 'me@db', 'postgres://db/x', '"a b"'])
+      expect(fault(MINIMAL.replace('db.example', host), 'resources.orders.host').remedy).toContain(
+        'HOST:PORT',
+      );
+    for (const host of ['"::1"', '"[::1]:5433"', 'db:5433', '10.0.0.1', '/var/run/postgresql', '[a, b]'])
       expect(faultsOf(MINIMAL.replace('db.example', host))).toEqual([]);
   });
 

@@ -147,15 +147,17 @@ function checkListener(
     readCertificates(listener.tls.client_ca, [...path, 'tls', 'client_ca'], report);
 }
 
+/** A name or an address in brackets, with or without a port of its own. */
+const HOST = /^(?:\[[0-9a-fA-F:.]+\]|[^:/\s@[\]]+)(?::\d{1,5})?$/;
+
 function checkResource(resource: ResourceConfig, path: readonly PropertyKey[], report: Report): void {
   const hosts = typeof resource.host === 'string' ? [resource.host] : resource.host;
   hosts.forEach((host, index) => {
-    if (isIP(host) !== 0 || host.startsWith('/')) return;
-    if (!/[:/\s@]/.test(host)) return;
+    if (isIP(host) !== 0 || host.startsWith('/') || HOST.test(host)) return;
     report({
       path: typeof resource.host === 'string' ? [...path, 'host'] : [...path, 'host', index],
       message: 'is not a host name or address',
-      remedy: 'write the name alone; the port goes under "port", accounts under "launch_credentials"',
+      remedy: 'write the name or address alone, or HOST:PORT; accounts go under "launch_credentials"',
     });
   });
   const { database, databases, tls } = resource;
