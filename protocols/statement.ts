@@ -48,6 +48,8 @@ export interface StatementResult {
   readonly rowsReturned: number | null;
   readonly rowsAffected: number | null;
   readonly columns?: readonly string[];
+  /** The statement it came from, where the request's text had several and could be split for certain. */
+  readonly text?: string;
 }
 
 export class Statement {
@@ -81,6 +83,8 @@ export class Statement {
   /** Notices, PRINT output and return status, bounded by the observer. */
   messages: string[] | null = null;
   returnStatus: number | null = null;
+  /** Output parameters of a call, as they came back; null where there were none. */
+  outputs: Parameter[] | null = null;
   /** Bytes of this request toward the server, and of its answers toward the client. */
   bytesSent = 0;
   bytesReceived = 0;
