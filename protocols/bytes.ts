@@ -120,52 +120,62 @@ export class Writer {
   }
 
   uint8(value: number): this {
-    this.#bytes[this.#room(1)] = value;
+    const at = this.#room(1);
+    this.#bytes[at] = value;
     return this;
   }
 
   uint16be(value: number): this {
-    this.#bytes.writeUInt16BE(value, this.#room(2));
+    const at = this.#room(2);
+    this.#bytes.writeUInt16BE(value, at);
     return this;
   }
 
   uint16le(value: number): this {
-    this.#bytes.writeUInt16LE(value, this.#room(2));
+    const at = this.#room(2);
+    this.#bytes.writeUInt16LE(value, at);
     return this;
   }
 
   uint24le(value: number): this {
-    this.#bytes.writeUIntLE(value, this.#room(3), 3);
+    const at = this.#room(3);
+    this.#bytes.writeUIntLE(value, at, 3);
     return this;
   }
 
   int32be(value: number): this {
-    this.#bytes.writeInt32BE(value, this.#room(4));
+    const at = this.#room(4);
+    this.#bytes.writeInt32BE(value, at);
     return this;
   }
 
   uint32be(value: number): this {
-    this.#bytes.writeUInt32BE(value, this.#room(4));
+    const at = this.#room(4);
+    this.#bytes.writeUInt32BE(value, at);
     return this;
   }
 
   int32le(value: number): this {
-    this.#bytes.writeInt32LE(value, this.#room(4));
+    const at = this.#room(4);
+    this.#bytes.writeInt32LE(value, at);
     return this;
   }
 
   uint32le(value: number): this {
-    this.#bytes.writeUInt32LE(value, this.#room(4));
+    const at = this.#room(4);
+    this.#bytes.writeUInt32LE(value, at);
     return this;
   }
 
   uint64le(value: bigint): this {
-    this.#bytes.writeBigUInt64LE(value, this.#room(8));
+    const at = this.#room(8);
+    this.#bytes.writeBigUInt64LE(value, at);
     return this;
   }
 
   append(bytes: Uint8Array): this {
-    this.#bytes.set(bytes, this.#room(bytes.length));
+    const at = this.#room(bytes.length);
+    this.#bytes.set(bytes, at);
     return this;
   }
 
@@ -220,6 +230,7 @@ export class Writer {
     return bytes;
   }
 
+  /** Makes room and returns its offset. May replace `#bytes`, so it is called before that is looked at. */
   #room(count: number): number {
     const at = this.#length;
     const needed = at + count;
