@@ -257,9 +257,12 @@ export class StreamChannel implements Channel {
         socket.off(event, onSecure);
         socket.off('error', onError);
         socket.off('close', onClose);
+        socket.off('end', onClose);
+        socket.off('readable', ignore);
         this.#waiter = null;
         finish();
       };
+      const ignore = (): void => {};
       const onSecure = (): void => settle(resolve);
       const onError = (cause: Error): void => settle(() => reject(this.#tlsFailed(cause)));
       const onClose = (): void =>
@@ -267,6 +270,9 @@ export class StreamChannel implements Channel {
       socket.on(event, onSecure);
       socket.on('error', onError);
       socket.on('close', onClose);
+      // A peer that half-closes in the middle is seen only by a stream that somebody wants to read.
+      socket.on('end', onClose);
+      socket.on('readable', ignore);
       // A deadline that passes during the handshake rejects through the same waiter as a pending read.
       this.#waiter = {
         length: 0,
