@@ -15,6 +15,7 @@ import type { Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { type Journal, openJournal } from './recording/journal.ts';
 import { loadRecordingKeys } from './recording/keys.ts';
+import type { Recorder } from './recording/recorder.ts';
 import { EnvSecrets } from './secrets/env.ts';
 import { ExecSecrets } from './secrets/exec.ts';
 import { FileSecrets } from './secrets/file.ts';
@@ -35,6 +36,11 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
   return ENGINES[name]();
 }
 
+/** What benchmarks put in the place of the product's own. */
+export interface AppParts {
+  readonly recorder?: Recorder;
+}
+
 /** The composition root: the one place that knows adapters by name and puts the parts together. */
 export class App implements HealthSource {
   readonly gateway: Gateway;
@@ -51,7 +57,7 @@ export class App implements HealthSource {
   #doors: readonly Door[] = [];
 
   /** Use `App.start`. */
-  private constructor(config: Config, log: Log, metrics: Metrics, journal: Journal) {
+  private constructor(config: Config, log: Log, metrics: Metrics, journal: Journal, recorder: Recorder) {
     this.#config = config;
     this.#log = log;
     this.metrics = metrics;
@@ -59,7 +65,7 @@ export class App implements HealthSource {
     this.#resolver = makeResolver(config, log, metrics);
     this.gateway = new Gateway({
       name: config.gateway.name,
-      recorder: journal,
+      recorder,
       access: new ListenerAccess(),
       metrics,
       log,
@@ -74,7 +80,7 @@ export class App implements HealthSource {
   }
 
   /** Opens the journal, then the listeners, then HTTP. Rejects with the error of the first that fails, all else closed. */
-  static async start(loaded: LoadedConfig, log: Log): Promise<App> {
+  static async start(loaded: LoadedConfig, log: Log, parts: AppParts = {}): Promise<App> {
     const { config } = loaded;
     const metrics = new Metrics();
     const keys = await loadRecordingKeys(config.gateway.data_dir, config.recording.recipients);
@@ -87,7 +93,7 @@ export class App implements HealthSource {
       metrics,
       log,
     });
-    const app = new App(config, log, metrics, journal);
+    const app = new App(config, log, metrics, journal, parts.recorder ?? journal);
     try {
       await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       app.#doors = await app.#makeDoors();
@@ -226,7 +232,11 @@ function makeProvider(name: string, config: ProviderConfig, log: Log): ProviderE
         return new ExecSecrets(name, config, log);
     }
   };
-  return { provider: make(), timeoutMs: 'timeout' in config ? config.timeout : 10_000, cacheMs: 'cache' in config ? config.cache : 0 };
+  return {
+    provider: make(),
+    timeoutMs: 'timeout' in config ? config.timeout : 10_000,
+    cacheMs: 'cache' in config ? config.cache : 0,
+  };
 }
 
 export async function publicKeyOf(resource: ResourceConfig): Promise<string | null> {
