@@ -42,7 +42,7 @@ export async function accept(client: Channel): Promise<Accepted> {
   try {
     return await negotiate(client);
   } catch (error) {
-    if (!(error instanceof ProtocolError) || SILENT.has(error.code)) client.destroy();
+    if (error instanceof ProtocolError && SILENT.has(error.code)) client.destroy();
     throw error;
   }
 }
