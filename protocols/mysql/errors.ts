@@ -106,12 +106,15 @@ function serverSaying(error: ServerError, told: Told): Saying {
   return { code, text: withoutAccount(error.message, told.account) };
 }
 
-/** Takes `'account'@'host'` and `'account'` out of a server's text. */
+/** Takes the account's name out of a server's text: `'name'@'host'`, `'name'`, and `User name`. */
 export function withoutAccount(message: string, account: string | null): string {
-  let text = message.replaceAll(/'[^']*'@'[^']*'/g, 'the launch account');
-  if (account !== null && account !== '') text = text.replaceAll(`'${account}'`, 'the launch account');
-  return text;
+  const text = message.replaceAll(/'[^']*'@'[^']*'/g, SOMEBODY);
+  if (account === null || account === '') return text;
+  const named = new RegExp(`\\buser ${account.replaceAll(/[^\w]/g, '\\$&')}(?=\\s|$)`, 'gi');
+  return text.replaceAll(`'${account}'`, SOMEBODY).replaceAll(named, `User ${SOMEBODY}`);
 }
+
+const SOMEBODY = '(launch account)';
 
 function serverFault(error: ProtocolError): Saying {
   switch (error.code) {

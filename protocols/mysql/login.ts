@@ -9,6 +9,7 @@ import {
   CONNECT_ATTRS,
   CONNECT_WITH_DB,
   has,
+  LONG_PASSWORD,
   MULTI_FACTOR_AUTHENTICATION,
   PLUGIN_AUTH,
   PLUGIN_AUTH_LENENC_CLIENT_DATA,
@@ -102,9 +103,10 @@ export async function login(
   random: (length: number) => Buffer,
 ): Promise<SignedIn> {
   const { leg, greeting } = server;
+  if (leg.channel.buffered > 0) throw await spokenOutOfTurn(leg);
   const tls = startsTls(server);
   let flags = bits(
-    wish.capabilities,
+    commonFlags(wish, greeting),
     PROTOCOL_41,
     SECURE_CONNECTION,
     (greeting.capabilities & LOGIN_FLAGS) >>> 0,
@@ -130,6 +132,18 @@ export async function login(
   const signedIn = await converse(leg, answer, means, has(flags, MULTI_FACTOR_AUTHENTICATION));
   if (wish.database.length > 0 && !opensDatabase) await openDatabase(leg, wish.database);
   return signedIn;
+}
+
+/** A server that does not wait for our answer has something to complain of. */
+async function spokenOutOfTurn(leg: Leg): Promise<ProtocolError> {
+  const payload = await leg.read('packet behind the greeting');
+  if (payload[0] === ERR) return serverRefused(payload, 'the server did not wait for the sign-in');
+  return new ProtocolError('unexpected_message', 'server', 'the server goes on before it has been answered');
+}
+
+/** What is asked for and the server has. The first flag is a client's own word, whatever the server offers. */
+export function commonFlags(wish: Wish, greeting: Greeting): number {
+  return (wish.capabilities & (greeting.capabilities | LONG_PASSWORD)) >>> 0;
 }
 
 /** Whether TLS comes next, by the resource's mode and what the server offers. */
