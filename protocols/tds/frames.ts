@@ -109,18 +109,73 @@ export class PacketCutter {
   }
 }
 
-/** The payload of a message whose whole packets are `parts`: their bytes without headers. Copies unless there is one packet. */
-export function messagePayload(parts: readonly Buffer[]): Buffer {
-  const first = parts[0]!;
-  if (parts.length === 1 && first.readUInt16BE(2) === first.length)
-    return first.subarray(PACKET_HEADER_BYTES);
-  const payloads: Buffer[] = [];
-  for (const part of parts) {
-    for (let position = 0; position < part.length; ) {
-      const length = part.readUInt16BE(position + 2);
-      payloads.push(part.subarray(position + PACKET_HEADER_BYTES, position + length));
-      position += length;
-    }
+/** Takes what a `PacketScanner` finds. Positions are those of the chunk at hand. */
+export interface SegmentSink {
+  /** A packet's header has been read; its payload follows. */
+  header(type: number, status: number, length: number): void;
+  /** A piece of a packet's payload: a view that is valid during the call. */
+  payload(bytes: Buffer, start: number, end: number): void;
+  /** The packet with the end-of-message bit is over; the next message begins at `position`. */
+  messageEnd(bytes: Buffer, position: number): void;
+}
+
+/** Follows packets without putting them together: nothing is copied, not even where they are cut. */
+export class PacketScanner {
+  readonly #header = Buffer.alloc(PACKET_HEADER_BYTES);
+  #headerLength = 0;
+  #left = 0;
+  #final = false;
+  #inMessage = false;
+
+  /** What came last was the end of a message. */
+  get atBoundary(): boolean {
+    return !this.#inMessage && this.#headerLength === 0;
   }
-  return Buffer.concat(payloads);
+
+  /** Feeds `bytes[start, end)`. False when a header announces a length below its own size. */
+  feed(bytes: Buffer, start: number, end: number, sink: SegmentSink): boolean {
+    let position = start;
+    while (position < end) {
+      if (this.#left > 0) {
+        const taken = Math.min(this.#left, end - position);
+        this.#left -= taken;
+        sink.payload(bytes, position, position + taken);
+        position += taken;
+        if (this.#left === 0) this.#packetEnd(bytes, position, sink);
+        continue;
+      }
+      if (this.#headerLength === 0 && end - position >= PACKET_HEADER_BYTES) {
+        if (!this.#read(bytes, position, sink)) return false;
+        position += PACKET_HEADER_BYTES;
+      } else {
+        const taken = Math.min(PACKET_HEADER_BYTES - this.#headerLength, end - position);
+        bytes.copy(this.#header, this.#headerLength, position, position + taken);
+        this.#headerLength += taken;
+        position += taken;
+        if (this.#headerLength < PACKET_HEADER_BYTES) break;
+        this.#headerLength = 0;
+        if (!this.#read(this.#header, 0, sink)) return false;
+      }
+      if (this.#left === 0) this.#packetEnd(bytes, position, sink);
+    }
+    return true;
+  }
+
+  #read(bytes: Buffer, at: number, sink: SegmentSink): boolean {
+    const length = (bytes[at + 2]! << 8) | bytes[at + 3]!;
+    if (length < PACKET_HEADER_BYTES) return false;
+    const status = bytes[at + 1]!;
+    this.#left = length - PACKET_HEADER_BYTES;
+    this.#final = (status & PacketStatus.endOfMessage) !== 0;
+    this.#inMessage = true;
+    sink.header(bytes[at]!, status, length);
+    return true;
+  }
+
+  #packetEnd(bytes: Buffer, position: number, sink: SegmentSink): void {
+    if (!this.#final) return;
+    this.#final = false;
+    this.#inMessage = false;
+    sink.messageEnd(bytes, position);
+  }
 }

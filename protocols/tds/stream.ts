@@ -1,0 +1,796 @@
+import type { ObserveOptions, Sink } from '../engine.ts';
+import { Refusal } from '../error.ts';
+import { INSPECT_BYTES_MAX, OUTSTANDING_BYTES_MAX, OUTSTANDING_OPERATIONS_MAX } from '../limits.ts';
+import { type Parameter, Statement, type StatementStatus, type TransactionState } from '../statement.ts';
+import { callStatement, completeCall, handleSource, type KnownHandles } from './calls.ts';
+import type { Cursor } from './cursor.ts';
+import {
+  MessageType,
+  PACKET_HEADER_BYTES,
+  PacketScanner,
+  type PacketSink,
+  PacketStatus,
+  type SegmentSink,
+} from './frames.ts';
+import type { RowLayout } from './layout.ts';
+import { Outcome } from './outcome.ts';
+import { refusalNumber, refusalText, refusedRequest } from './refuse.ts';
+import { RequestReader } from './requests.ts';
+import { type ResponseListener, ResponseWalker } from './response.ts';
+import type { SessionFacts } from './session.ts';
+import { cutText } from './text.ts';
+import { type Done, DoneStatus, type ServerMessage, Token } from './tokens.ts';
+
+/**
+ * One stream of requests and answers: the connection's only one, or one of several under MARS.
+ *
+ *   client packets ─▶ RequestReader ─▶ gate ─▶ begin ─▶ server        a queue of requests stands between the two:
+ *   client ◀──────── (untouched) ◀─ ResponseWalker ◀─ server packets  one response message closes one request
+ *
+ * A request is held until it is complete, or until `INSPECT_BYTES_MAX` of it are held; then the gate is asked about
+ * what is known, and the rest passes as it comes.
+ */
+
+/** What the streams of one connection share. */
+export interface Connection {
+  readonly sink: Sink;
+  readonly options: ObserveOptions;
+  readonly facts: SessionFacts;
+  /** TDS 7.2 or later. */
+  readonly wide: boolean;
+  readonly handles: KnownHandles;
+  transaction: TransactionState;
+  database: string | null;
+  fatal: Refusal | null;
+  serverLeaves: boolean;
+}
+
+/** The way of a stream's bytes. */
+export interface Line {
+  /** Packets of one message that may be held back: a client that must wait for the server's window stops after a few. */
+  readonly heldPacketsMax: number;
+  /** `bytes[start, end)` may go to the server now. */
+  toServer(bytes: Buffer, start: number, end: number): void;
+  /** Forwards what came from the server up to `position` of the chunk at hand, and then `bytes`. */
+  toClient(position: number, bytes: Buffer): void;
+  /** From `position` of the chunk at hand on, nothing of the server's goes to the client. */
+  swallow(position: number): void;
+  /** From `position` on it does again. */
+  swallowed(position: number): void;
+  /**
+   * What goes to the server in place of a refused request whose bytes are `held`, so that the server itself answers with
+   * an error; null where we answer for it.
+   */
+  substitute(held: readonly Held[], refusal: Refusal): Buffer | null;
+}
+
+/** A packet that waits, as `bytes[start, end)`; the packet itself begins at `packet`. */
+export interface Held {
+  readonly bytes: Buffer;
+  readonly start: number;
+  readonly packet: number;
+  readonly end: number;
+}
+
+class Request {
+  readonly type: number;
+  readonly reader: RequestReader;
+  readonly outcomes: Outcome[] = [];
+  held: Held[] = [];
+  heldBytes = 0;
+  bytes = 0;
+  /** How many of `outcomes` the gate has allowed, and how many have begun. */
+  allowed = 0;
+  begun = 0;
+  /** Its last packet has been seen. */
+  whole = false;
+  /** It is in the queue: the server has, or is about to have, its bytes. */
+  queued = false;
+  /** The client gave it up before it was whole. */
+  ignored = false;
+  /** An attention was sent while it was outstanding. */
+  cancelAsked = false;
+  /** What the client is answered in the server's place. */
+  answer: Buffer | null = null;
+  /** The server's own answer must not reach the client: ours takes its place. */
+  replaces = false;
+  current = 0;
+  returnStatusSeen = false;
+  textBytes = 0;
+  /** It asked for a reset that leaves the transaction as it is. */
+  keepsTransaction = false;
+
+  constructor(type: number, reader: RequestReader) {
+    this.type = type;
+    this.reader = reader;
+  }
+}
+
+const BULK_TEXT = /^\s*(?:insert\s+bulk|(?:write|update)text\s+bulk)\b/i;
+const RESET = PacketStatus.resetConnection | PacketStatus.resetConnectionKeepTransaction;
+
+/** Header only: it ends an unfinished request, which the server then does not run (MS-TDS 2.2.1.7). */
+const IGNORE_REST = PacketStatus.endOfMessage | PacketStatus.ignore;
+
+export class Stream implements PacketSink, SegmentSink, ResponseListener {
+  readonly #connection: Connection;
+  readonly #line: Line;
+  readonly #scanner = new PacketScanner();
+  readonly #walker: ResponseWalker;
+  /** Requests that the server has and has not answered, the oldest first. */
+  #queue: Request[] = [];
+  #queuedTextBytes = 0;
+  /** The request whose packets are coming. */
+  #open: Request | null = null;
+  /** The rest of the open request is not passed on. */
+  #discarding = false;
+  /** The request whose verdict is awaited, and what came behind it. */
+  #undecided: Request | null = null;
+  #waiting: Held[] = [];
+  /** INSERT BULK has run: the rows that follow belong to it. */
+  #bulk: Outcome | null = null;
+  #lastBatchText: string | null = null;
+  /** Attentions that have not been acknowledged; ours is the last of them. */
+  #attentions = 0;
+  #ownAttention = false;
+  // Of the response message at hand.
+  #responding: Request | null = null;
+  #inResponse = false;
+  #dones = 0;
+  #others = false;
+  #acknowledged = false;
+  #swallowing: 'nothing' | 'answer' | 'acknowledgement' = 'nothing';
+  /** The bytes that the walker is given at the moment. */
+  #chunk: Buffer = EMPTY;
+  #receivedBytes = 0;
+  #countedBytes = 0;
+
+  constructor(connection: Connection, line: Line) {
+    this.#connection = connection;
+    this.#line = line;
+    const { facts, options, wide } = connection;
+    this.#walker = new ResponseWalker(this, {
+      wide,
+      columnEncryption: facts.features.columnEncryption,
+      dataClassification: facts.features.dataClassification,
+      names: options.columns,
+      sampleRows: options.sampleRows,
+      outputs: options.parameters,
+    });
+  }
+
+  get busy(): boolean {
+    return this.#queue.length > 0 || this.#open !== null || this.#undecided !== null;
+  }
+
+  get saturated(): boolean {
+    return (
+      this.#undecided !== null ||
+      this.#queue.length >= OUTSTANDING_OPERATIONS_MAX ||
+      this.#queuedTextBytes >= OUTSTANDING_BYTES_MAX
+    );
+  }
+
+  /** A verdict is awaited. */
+  get undecided(): boolean {
+    return this.#undecided !== null;
+  }
+
+  /** What the client was sent last ended a message. */
+  get atBoundary(): boolean {
+    return this.#scanner.atBoundary;
+  }
+
+  /** The client waits for an answer of which nothing has come. */
+  get awaited(): boolean {
+    return this.#queue.length > 0 || this.#undecided !== null;
+  }
+
+  // From the client.
+
+  packet(bytes: Buffer, start: number, end: number): void {
+    this.clientPacket(bytes, start, start, end);
+  }
+
+  /** Takes one whole packet, `bytes[packet, end)`, that is passed on with what precedes it from `start` on. */
+  clientPacket(bytes: Buffer, start: number, packet: number, end: number): void {
+    if (this.#connection.fatal !== null) return;
+    if (this.#undecided !== null) {
+      this.#waiting.push({ bytes, start, packet, end });
+      return;
+    }
+    const type = bytes[packet]!;
+    const status = bytes[packet + 1]!;
+    if (type === MessageType.attention) this.#attention(bytes, start, end);
+    else if (this.#open === null) {
+      if (this.#begin(type, status)) this.#take(bytes, start, packet, end, status);
+    } else if (this.#open.type === type) this.#take(bytes, start, packet, end, status);
+    else this.#violated(`a packet of type ${type} inside a message of type ${this.#open.type}`);
+  }
+
+  #violated(what: string): void {
+    this.#connection.fatal = new Refusal('protocol_violation', `the client sent ${what}`);
+  }
+
+  #attention(bytes: Buffer, start: number, end: number): void {
+    if (this.#open !== null) {
+      this.#violated('an attention inside another message');
+      return;
+    }
+    this.#attentions += 1;
+    for (const request of this.#queue) request.cancelAsked = true;
+    this.#line.toServer(bytes, start, end);
+  }
+
+  /** The first packet of a message. */
+  #begin(type: number, status: number): boolean {
+    if (!REQUEST_TYPES.includes(type)) {
+      this.#violated(`a packet of type ${type}, which has no place after sign-in`);
+      return false;
+    }
+    const { wide, options, handles } = this.#connection;
+    if (status & RESET && type !== MessageType.bulkLoad) {
+      handles.prepared.clear();
+      handles.cursors.clear();
+    }
+    this.#open = new Request(type, new RequestReader(type, { wide, parameters: options.parameters }));
+    this.#open.keepsTransaction = (status & PacketStatus.resetConnectionKeepTransaction) !== 0;
+    if (type !== MessageType.bulkLoad) this.#endBulk();
+    return true;
+  }
+
+  #take(bytes: Buffer, start: number, packet: number, end: number, status: number): void {
+    const request = this.#open!;
+    const last = (status & PacketStatus.endOfMessage) !== 0;
+    request.bytes += end - start;
+    if (this.#discarding) {
+      if (last) this.#endDiscarded(request);
+      return;
+    }
+    request.reader.feed(bytes, packet + PACKET_HEADER_BYTES, end);
+    if (last) {
+      request.whole = true;
+      request.ignored = (status & PacketStatus.ignore) !== 0;
+      request.reader.end();
+      this.#open = null;
+      this.#hold(request, bytes, start, packet, end);
+      this.#readOutcomes(request);
+      this.#complete(request);
+      this.#consider(request);
+      return;
+    }
+    if (request.queued && !this.#unseen(request)) {
+      this.#line.toServer(bytes, start, end);
+      return;
+    }
+    this.#hold(request, bytes, start, packet, end);
+    if (request.heldBytes <= INSPECT_BYTES_MAX && request.held.length <= this.#line.heldPacketsMax) return;
+    request.reader.settle();
+    this.#readOutcomes(request);
+    this.#consider(request);
+  }
+
+  #hold(request: Request, bytes: Buffer, start: number, packet: number, end: number): void {
+    request.held.push({ bytes, start, packet, end });
+    request.heldBytes += end - start;
+  }
+
+  /** Something of the request has come that no statement stands for yet. */
+  #unseen(request: Request): boolean {
+    if (request.type !== MessageType.rpc) return request.outcomes.length === 0;
+    const calls = request.reader.calls.length;
+    return !request.reader.lost && (calls === 0 || calls > request.outcomes.length);
+  }
+
+  /** Makes a statement of everything that the request is known to ask for. */
+  #readOutcomes(request: Request): void {
+    const { reader, outcomes } = request;
+    if (request.type === MessageType.rpc) {
+      const { handles, options } = this.#connection;
+      for (let index = outcomes.length; index < reader.calls.length; index++) {
+        const call = reader.calls[index]!;
+        const source = handleSource(call, handles);
+        outcomes.push(new Outcome(callStatement(call, source, options.parameters), call, source));
+      }
+      if (outcomes.length === 0) outcomes.push(new Outcome(new Statement('rpc', null, 0), null, null));
+    } else if (outcomes.length === 0) outcomes.push(this.#simpleOutcome(request));
+    if (reader.lost && !request.ignored) this.#markOpaque(request);
+  }
+
+  #simpleOutcome(request: Request): Outcome {
+    if (request.type === MessageType.transactionManager) {
+      return new Outcome(request.reader.transaction(), null, null);
+    }
+    if (request.type === MessageType.bulkLoad) {
+      if (this.#bulk !== null) return this.#bulk;
+      const text = this.#lastBatchText;
+      return new Outcome(new Statement('bulk', text, text === null ? 0 : text.length * 2), null, null);
+    }
+    const batch = request.reader.batch();
+    if (batch.text === null || !BULK_TEXT.test(batch.text)) return new Outcome(batch, null, null);
+    return new Outcome(new Statement('bulk', batch.text, batch.textBytes), null, null);
+  }
+
+  #markOpaque(request: Request): void {
+    const { statement } = request.outcomes.at(-1)!;
+    if (statement.opaque && request.begun === request.outcomes.length) return;
+    statement.opaque = true;
+    this.#connection.sink.note({
+      kind: 'opaque',
+      reason: 'a request could not be read',
+      trace: `message type ${request.type}, ${request.bytes} bytes`,
+    });
+  }
+
+  /** The message is whole: what was begun while it was passing is completed. */
+  #complete(request: Request): void {
+    const { reader, outcomes } = request;
+    for (const { statement, call, source } of outcomes) {
+      statement.bytesSent += statement === outcomes[0]!.statement ? request.bytes : 0;
+      if (call !== null) {
+        if (request.queued) completeCall(statement, call, source);
+      } else if (request.type === MessageType.sqlBatch && request.queued) reader.completeBatch(statement);
+    }
+    if (request.type === MessageType.sqlBatch) this.#lastBatchText = outcomes[0]!.statement.text;
+  }
+
+  /** Asks the gate about what it has not been asked about, and lets the held bytes go or not. */
+  #consider(request: Request): void {
+    const { sink } = this.#connection;
+    while (request.allowed < request.outcomes.length) {
+      const outcome = request.outcomes[request.allowed]!;
+      if (outcome === this.#bulk) {
+        request.allowed += 1;
+        request.begun += 1;
+        continue;
+      }
+      const verdict = sink.decide(outcome.statement);
+      if (verdict.action === 'hold') {
+        this.#undecided = request;
+        return;
+      }
+      if (verdict.action === 'refuse') {
+        this.#refuse(request, verdict.refusal);
+        return;
+      }
+      request.allowed += 1;
+    }
+    this.#pass(request);
+  }
+
+  /** The gate's answer to the statement that was held. */
+  release(verdict: { action: 'allow' } | { action: 'refuse'; refusal: Refusal } | { action: 'hold' }): void {
+    const request = this.#undecided;
+    if (request === null || verdict.action === 'hold') return;
+    this.#undecided = null;
+    if (verdict.action === 'refuse') this.#refuse(request, verdict.refusal);
+    else {
+      request.allowed += 1;
+      this.#consider(request);
+    }
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const { bytes, start, packet, end } of waiting) this.clientPacket(bytes, start, packet, end);
+  }
+
+  #pass(request: Request): void {
+    const { sink } = this.#connection;
+    for (; request.begun < request.allowed; request.begun++) {
+      const { statement } = request.outcomes[request.begun]!;
+      cutText(statement);
+      sink.begin(statement);
+    }
+    this.#enqueue(request);
+    this.#sendHeld(request);
+  }
+
+  #enqueue(request: Request): void {
+    if (request.queued) return;
+    request.queued = true;
+    for (const { statement } of request.outcomes) request.textBytes += (statement.text?.length ?? 0) * 2;
+    this.#queue.push(request);
+    this.#queuedTextBytes += request.textBytes;
+  }
+
+  #sendHeld(request: Request): void {
+    for (const { bytes, start, end } of request.held) this.#line.toServer(bytes, start, end);
+    request.held = [];
+    request.heldBytes = 0;
+  }
+
+  /** The request does not reach the server, or, where its beginning has, is not run there. */
+  #refuse(request: Request, refusal: Refusal): void {
+    const { sink } = this.#connection;
+    for (; request.begun < request.outcomes.length; request.begun++) {
+      const { statement } = request.outcomes[request.begun]!;
+      cutText(statement);
+      statement.status = 'denied';
+      statement.error = { code: String(refusalNumber(refusal)), message: refusalText(refusal) };
+      statement.transaction = this.#connection.transaction;
+      sink.begin(statement);
+      sink.end(statement);
+      request.outcomes[request.begun]!.finished = true;
+    }
+    const calls = request.type === MessageType.rpc ? request.outcomes.length : 0;
+    const substitute = request.queued ? null : this.#line.substitute(request.held, refusal);
+    if (substitute !== null) {
+      this.#substituted(request, substitute);
+      return;
+    }
+    const { version, packetBytes, serverName } = this.#connection.facts;
+    request.answer = refusedRequest(refusal, calls, { version, packetBytes, serverName });
+    request.held = [];
+    if (request.queued) {
+      // The server has the beginning: it is told to forget it, and its answer to that is replaced by ours.
+      if (this.#responding === request) {
+        this.#violated('a refused statement in a request that is being answered already');
+        return;
+      }
+      request.replaces = true;
+      request.ignored = true;
+      const ignore = ignoredPacket(request.type);
+      this.#line.toServer(ignore, 0, ignore.length);
+    }
+    if (request.whole) this.#answerRefused(request);
+    else {
+      this.#discarding = true;
+      if (request.queued && this.#scanner.atBoundary) this.#nextAnswer(0);
+    }
+  }
+
+  #substituted(request: Request, substitute: Buffer): void {
+    if (!request.whole) {
+      this.#violated('more of a refused request than can be taken back while several run at once');
+      return;
+    }
+    request.held = [];
+    this.#enqueue(request);
+    this.#line.toServer(substitute, 0, substitute.length);
+  }
+
+  #endDiscarded(request: Request): void {
+    this.#discarding = false;
+    this.#open = null;
+    request.whole = true;
+    this.#answerRefused(request);
+  }
+
+  #answerRefused(request: Request): void {
+    this.#enqueue(request);
+    if (this.#scanner.atBoundary) this.#nextAnswer(0);
+  }
+
+  /** Between two messages of the server: answers what waits for our own answer. */
+  #nextAnswer(position: number): void {
+    for (let head = this.#queue[0]; head?.answer; head = this.#queue[0]) {
+      if (head.replaces) {
+        if (this.#swallowing === 'nothing') {
+          this.#swallowing = 'answer';
+          this.#line.swallow(position);
+        }
+        return;
+      }
+      this.#line.toClient(position, head.answer);
+      this.#dequeue();
+    }
+  }
+
+  #dequeue(): void {
+    const request = this.#queue.shift();
+    if (request !== undefined) this.#queuedTextBytes -= request.textBytes;
+  }
+
+  // From the server.
+
+  /** Takes what came from the server. False when it cannot be followed any more. */
+  serverBytes(bytes: Buffer, start: number, end: number): boolean {
+    return this.#scanner.feed(bytes, start, end, this);
+  }
+
+  header(_type: number, _status: number, length: number): void {
+    this.#receivedBytes += length;
+    if (this.#inResponse) return;
+    this.#inResponse = true;
+    this.#responding = this.#queue[0] ?? null;
+    this.#dones = 0;
+    this.#others = false;
+    this.#acknowledged = false;
+  }
+
+  payload(bytes: Buffer, start: number, end: number): void {
+    this.#chunk = bytes;
+    this.#walker.walk(bytes, start, end);
+  }
+
+  messageEnd(_bytes: Buffer, position: number): void {
+    this.#walker.endMessage();
+    this.#inResponse = false;
+    const request = this.#responding;
+    this.#responding = null;
+    const loneAcknowledgement = this.#acknowledged && this.#dones === 1 && !this.#others;
+    if (this.#acknowledged && this.#attentions > 0) this.#attentions -= 1;
+    if (this.#swallowing === 'acknowledgement') {
+      this.#swallowing = 'nothing';
+      this.#ownAttention = false;
+      this.#line.swallowed(position);
+      this.#nextAnswer(position);
+      return;
+    }
+    if (request !== null && !(loneAcknowledgement && !request.cancelAsked)) this.#close(request, position);
+    this.#countedBytes = this.#receivedBytes;
+    if (this.#ownAttention && this.#acknowledged) this.#ownAttention = false;
+    else if (this.#ownAttention && this.#queue.length === 0) {
+      // The client has its answer and did not ask for the acknowledgement that follows.
+      this.#swallowing = 'acknowledgement';
+      this.#line.swallow(position);
+      return;
+    }
+    this.#nextAnswer(position);
+  }
+
+  /** The answer to `request` is complete. */
+  #close(request: Request, position: number): void {
+    const cancelled = this.#acknowledged || request.cancelAsked || request.ignored;
+    this.#dequeue();
+    const bulkBegins =
+      request.type === MessageType.sqlBatch && request.outcomes[0]?.statement.kind === 'bulk';
+    for (const outcome of request.outcomes) {
+      if (outcome.finished) continue;
+      if (bulkBegins && !cancelled && !outcome.failed && !outcome.lost) {
+        this.#countReceived(outcome);
+        this.#bulk = outcome;
+        continue;
+      }
+      if (outcome === this.#bulk) this.#bulk = null;
+      this.#finish(outcome, cancelled);
+    }
+    if (request.replaces && request.answer !== null) {
+      this.#swallowing = 'nothing';
+      this.#line.swallowed(position);
+      this.#line.toClient(position, request.answer);
+    }
+  }
+
+  #finish(outcome: Outcome, cancelled: boolean): void {
+    const { sink, transaction, handles } = this.#connection;
+    let status: StatementStatus = 'ok';
+    if (cancelled) status = 'cancelled';
+    else if (outcome.failed) status = 'error';
+    else if (outcome.lost) status = 'unknown';
+    this.#countReceived(outcome);
+    outcome.finish(status, transaction, handles);
+    sink.end(outcome.statement);
+  }
+
+  #countReceived(outcome: Outcome): void {
+    outcome.statement.bytesReceived += this.#receivedBytes - this.#countedBytes;
+    this.#countedBytes = this.#receivedBytes;
+  }
+
+  /** INSERT BULK was not followed by rows. */
+  #endBulk(): void {
+    const bulk = this.#bulk;
+    if (bulk === null) return;
+    this.#bulk = null;
+    this.#finish(bulk, false);
+  }
+
+  /** The server's bytes cannot be followed any more: nothing that runs will be seen to end. */
+  loseServer(): void {
+    for (const request of this.#queue) {
+      for (const outcome of request.outcomes) {
+        if (!outcome.finished) this.#finishAs(outcome, 'unknown');
+      }
+    }
+    this.#queue = [];
+    this.#queuedTextBytes = 0;
+  }
+
+  close(status: 'unknown' | 'cancelled'): void {
+    const requests = [...this.#queue];
+    if (this.#open !== null && !requests.includes(this.#open)) requests.push(this.#open);
+    for (const request of requests) {
+      for (let index = 0; index < request.begun; index++) {
+        const outcome = request.outcomes[index]!;
+        if (!outcome.finished) this.#finishAs(outcome, status);
+      }
+    }
+    if (this.#bulk !== null && !this.#bulk.finished) this.#finishAs(this.#bulk, status);
+    this.#queue = [];
+    this.#open = null;
+    this.#undecided = null;
+    this.#waiting = [];
+    this.#bulk = null;
+  }
+
+  #finishAs(outcome: Outcome, status: StatementStatus): void {
+    const { sink, transaction, handles } = this.#connection;
+    this.#countReceived(outcome);
+    outcome.finish(status, transaction, handles);
+    sink.end(outcome.statement);
+  }
+
+  /** Our own attention, to be sent now; null when nothing runs, or a request is half sent. */
+  interrupt(): Buffer | null {
+    if (this.#queue.length === 0 || this.#attentions > 0 || this.#open?.queued) return null;
+    this.#attentions += 1;
+    this.#ownAttention = true;
+    for (const request of this.#queue) request.cancelAsked = true;
+    return Buffer.from(ATTENTION);
+  }
+
+  // Tokens of a response.
+
+  #outcome(): Outcome | null {
+    const request = this.#responding;
+    return request === null ? null : (request.outcomes[request.current] ?? null);
+  }
+
+  result(layout: RowLayout): void {
+    this.#others = true;
+    this.#outcome()?.result(layout, this.#connection.options.columns);
+  }
+
+  rememberedLayout(): RowLayout | null {
+    return this.#outcome()?.rememberedLayout ?? null;
+  }
+
+  sample(row: readonly (string | null)[]): void {
+    this.#outcome()?.sample(row);
+  }
+
+  done(done: Done, at: number): void {
+    this.#dones += 1;
+    const request = this.#responding;
+    if (done.rows !== null) this.#others = true;
+    if (done.status & DoneStatus.attention) {
+      this.#acknowledged = true;
+      if (request === null || !request.cancelAsked) return;
+      if (this.#ownAttention && at >= 0) this.#showCancelled(done, at);
+    }
+    if (request === null) return;
+    this.#outcome()?.done(done);
+    if (done.token === Token.doneProcedure && request.current + 1 < request.outcomes.length) {
+      this.#nextCall(request, done.status);
+    }
+  }
+
+  /** The client asked for no cancel: to it, what we cut is an error, and never a result that looks complete. */
+  #showCancelled(done: Done, at: number): void {
+    this.#chunk[at + 1] = (done.status & ~DoneStatus.attention & 0xff) | DoneStatus.error;
+  }
+
+  /** A DONEPROC within a message of several calls: it ends one of them, unless a procedure called another. */
+  #nextCall(request: Request, status: number): void {
+    if ((status & DoneStatus.more) === 0) return;
+    if ((status & DoneStatus.callInBatch) === 0 && !request.returnStatusSeen) return;
+    const outcome = request.outcomes[request.current]!;
+    if (!outcome.finished) this.#finish(outcome, request.cancelAsked || request.ignored);
+    request.current += 1;
+    request.returnStatusSeen = false;
+  }
+
+  error(message: ServerMessage): void {
+    this.#others = true;
+    if (message.class >= FATAL_CLASS) this.#connection.serverLeaves = true;
+    this.#outcome()?.error(message);
+  }
+
+  info(message: ServerMessage): void {
+    this.#others = true;
+    const outcome = this.#outcome();
+    if (outcome === null) {
+      this.#connection.sink.note({
+        kind: 'server_notice',
+        code: String(message.number),
+        message: message.text,
+      });
+    } else if (!SETTING_MESSAGES.includes(message.number)) outcome.info(message);
+  }
+
+  returnStatus(status: number): void {
+    this.#others = true;
+    if (this.#responding !== null) this.#responding.returnStatusSeen = true;
+    this.#outcome()?.returnStatus(status);
+  }
+
+  output(value: Parameter, raw: number | null): void {
+    this.#others = true;
+    const { handles, options } = this.#connection;
+    this.#outcome()?.output(value, raw, handles, options.parameters);
+  }
+
+  environment(type: number, cursor: Cursor): void {
+    this.#others = true;
+    const connection = this.#connection;
+    switch (type) {
+      case Environment.database: {
+        const database = cursor.shortText();
+        if (cursor.short || database === connection.database) return;
+        connection.database = database;
+        connection.sink.note({ kind: 'database_changed', database });
+        return;
+      }
+      case Environment.language: {
+        const language = cursor.shortText();
+        const before = cursor.shortText();
+        if (cursor.short || language === before) return;
+        connection.sink.note({ kind: 'session_changed', what: 'language', value: language });
+        return;
+      }
+      case Environment.begun:
+      case Environment.enlisted:
+        connection.transaction = 'active';
+        return;
+      case Environment.committed:
+      case Environment.rolledBack:
+      case Environment.ended:
+        connection.transaction = 'idle';
+        return;
+      case Environment.defect:
+        connection.transaction = 'failed';
+        return;
+      case Environment.reset:
+        this.#reset();
+        return;
+      default:
+        return;
+    }
+  }
+
+  /** The server has reset the session: its database is that of the sign-in again, its transaction is rolled back. */
+  #reset(): void {
+    const connection = this.#connection;
+    const { sink, facts } = connection;
+    sink.note({ kind: 'session_changed', what: 'connection', value: 'reset' });
+    if (this.#responding?.keepsTransaction !== true) connection.transaction = 'idle';
+    if (facts.database === null || facts.database === connection.database) return;
+    connection.database = facts.database;
+    sink.note({ kind: 'database_changed', database: facts.database });
+  }
+
+  lost(reason: string, token: number): void {
+    this.#others = true;
+    const outcome = this.#outcome();
+    if (outcome !== null) {
+      outcome.lost = true;
+      outcome.statement.opaque = true;
+    }
+    this.#connection.sink.note({ kind: 'opaque', reason, trace: `token 0x${token.toString(16)}` });
+  }
+}
+
+/** What a client may send after sign-in, attentions aside. */
+const REQUEST_TYPES: readonly number[] = [
+  MessageType.sqlBatch,
+  MessageType.rpc,
+  MessageType.bulkLoad,
+  MessageType.transactionManager,
+];
+
+/** Types of ENVCHANGE (MS-TDS 2.2.7.9) that the record follows. */
+const Environment = {
+  database: 1,
+  language: 2,
+  begun: 8,
+  committed: 9,
+  rolledBack: 10,
+  enlisted: 11,
+  defect: 12,
+  ended: 17,
+  reset: 18,
+} as const;
+
+/** "Changed database context" and "Changed language setting": ENVCHANGE says the same. */
+const SETTING_MESSAGES: readonly number[] = [5701, 5703];
+
+/** From this severity on the server closes the connection. */
+const FATAL_CLASS = 20;
+
+const ATTENTION = [MessageType.attention, PacketStatus.endOfMessage, 0, PACKET_HEADER_BYTES, 0, 0, 1, 0];
+
+const EMPTY = Buffer.alloc(0);
+
+function ignoredPacket(type: number): Buffer {
+  return Buffer.from([type, IGNORE_REST, 0, PACKET_HEADER_BYTES, 0, 0, 1, 0]);
+}

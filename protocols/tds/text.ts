@@ -1,0 +1,58 @@
+import { createHash, type Hash } from 'node:crypto';
+import { StringDecoder } from 'node:string_decoder';
+import { INSPECT_BYTES_MAX, STATEMENT_TEXT_BYTES_MAX } from '../limits.ts';
+import type { Statement } from '../statement.ts';
+import { ValueCapture } from './extents.ts';
+
+/**
+ * Statement text as it passes, in UTF-16. Its first `INSPECT_BYTES_MAX` bytes are kept for the gate; of a longer one the
+ * SHA-256 of the whole is computed on the way, over UTF-8 as that of every recorded text.
+ */
+export class TextCapture extends ValueCapture {
+  #hash: Hash | null = null;
+  #decoder: StringDecoder | null = null;
+
+  start(): void {
+    this.begin(INSPECT_BYTES_MAX, false);
+    this.#hash = null;
+    this.#decoder = null;
+  }
+
+  override add(bytes: Buffer, start: number, end: number): void {
+    const before = this.total;
+    super.add(bytes, start, end);
+    if (this.total <= INSPECT_BYTES_MAX) return;
+    if (this.#hash === null) {
+      this.#hash = createHash('sha256');
+      this.#decoder = new StringDecoder('utf16le');
+      this.#hash.update(this.#decoder.write(this.bytes.subarray(0, before)));
+    }
+    this.#hash.update(this.#decoder!.write(bytes.subarray(start, end)));
+  }
+
+  /** The text, or its beginning. */
+  get text(): string {
+    const bytes = this.bytes;
+    return bytes.toString('utf16le', 0, bytes.length & ~1);
+  }
+
+  /** SHA-256 of the whole text where only its beginning was kept; to be asked once, at its end. */
+  textDigest(): string | null {
+    if (this.#hash === null) return null;
+    this.#hash.update(this.#decoder!.end());
+    return this.#hash.digest('hex');
+  }
+}
+
+/** Cuts a statement's text to what an event may carry. Before this the gate has seen all that was collected. */
+export function cutText(statement: Statement): void {
+  const { text } = statement;
+  // A UTF-16 unit is at most three bytes of UTF-8, so most texts need not be measured.
+  if (text === null || text.length * 3 <= STATEMENT_TEXT_BYTES_MAX) return;
+  const bytes = Buffer.from(text);
+  if (bytes.length <= STATEMENT_TEXT_BYTES_MAX) return;
+  statement.textSha256 ??= createHash('sha256').update(bytes).digest('hex');
+  let end = STATEMENT_TEXT_BYTES_MAX;
+  while ((bytes[end]! & 0xc0) === 0x80) end -= 1;
+  statement.text = bytes.toString('utf8', 0, end);
+}
