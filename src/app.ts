@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import type { Engine, EngineName } from '../protocols/engine.ts';
 import { ListenerAccess } from './access/listener-access.ts';
 import type { LoadedConfig } from './config/load.ts';
-import type { Config, ProviderConfig, ResourceConfig } from './config/schema.ts';
+import type { Config, ResourceConfig } from './config/schema.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { ENGINE_OF_TYPE, makeTarget } from './gateway/make-target.ts';
 import type { Door, Target } from './gateway/target.ts';
@@ -13,14 +13,11 @@ import { type HttpServer, startHttp } from './http/server.ts';
 import { EventLoopLag } from './lib/event-loop-lag.ts';
 import type { Log } from './log.ts';
 import { Metrics } from './metrics.ts';
+import { makeResolver } from './providers.ts';
 import { type Journal, openJournal } from './recording/journal.ts';
 import { loadRecordingKeys } from './recording/keys.ts';
 import type { Recorder } from './recording/recorder.ts';
-import { EnvSecrets } from './secrets/env.ts';
-import { ExecSecrets } from './secrets/exec.ts';
-import { FileSecrets } from './secrets/file.ts';
-import type { SecretProvider } from './secrets/provider.ts';
-import { type ProviderEntry, SecretResolver } from './secrets/resolver.ts';
+import type { SecretResolver } from './secrets/resolver.ts';
 
 /** How often providers that were down are asked again, so that readiness comes back by itself. */
 const PROVIDER_CHECK_MS = 30_000;
@@ -214,29 +211,6 @@ export class App implements HealthSource {
   #audit(action: string): void {
     this.journal.audit({ action, principal: null, resource: null, clientAddress: null, reason: null });
   }
-}
-
-export function makeResolver(config: Config, log: Log, metrics: Metrics | null): SecretResolver {
-  const entries = Object.entries(config.secrets).map(([name, provider]) => makeProvider(name, provider, log));
-  return new SecretResolver(entries, { log, metrics, now: Date.now, random: Math.random });
-}
-
-function makeProvider(name: string, config: ProviderConfig, log: Log): ProviderEntry {
-  const make = (): SecretProvider => {
-    switch (config.type) {
-      case 'env':
-        return new EnvSecrets(name, process.env);
-      case 'file':
-        return new FileSecrets(name, config.path, config.identity);
-      case 'exec':
-        return new ExecSecrets(name, config, log);
-    }
-  };
-  return {
-    provider: make(),
-    timeoutMs: 'timeout' in config ? config.timeout : 10_000,
-    cacheMs: 'cache' in config ? config.cache : 0,
-  };
 }
 
 export async function publicKeyOf(resource: ResourceConfig): Promise<string | null> {

@@ -1,12 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import type { Command } from 'commander';
-import { loadEngine, makeResolver, publicKeyOf } from '../app.ts';
+import { loadEngine, publicKeyOf } from '../app.ts';
 import { ConfigError, type ConfigFault, faultText } from '../config/faults.ts';
 import { type LoadedConfig, loadConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { ENGINE_OF_TYPE, makeTarget } from '../gateway/make-target.ts';
 import { type AddressProbe, type ProbeResult, probeTarget } from '../gateway/probe.ts';
 import { makeLog } from '../log.ts';
+import { makeResolver } from '../providers.ts';
 import { SecretError } from '../secrets/provider.ts';
 import type { SecretResolver } from '../secrets/resolver.ts';
 import { ExitCode } from './exit-codes.ts';

@@ -49,9 +49,17 @@ export function knownKeys(root: SchemaNode, document: unknown, path: readonly Pr
 export function alternatives(node: SchemaNode, value: unknown): SchemaNode[] {
   const options = node.oneOf ?? node.anyOf;
   if (!options) return [node];
-  const type = isObject(value) ? (value as Record<string, unknown>)['type'] : undefined;
-  const chosen = options.filter((option) => option.properties?.['type']?.const === type);
+  const fields = isObject(value) ? (value as Record<string, unknown>) : {};
+  const chosen = options.filter((option) => {
+    const discriminator = discriminatorOf(option);
+    return discriminator !== null && option.properties?.[discriminator]?.const === fields[discriminator];
+  });
   return chosen.length > 0 ? chosen : options.flatMap((option) => alternatives(option, value));
+}
+
+/** The key whose value tells this form from the others, or null. */
+export function discriminatorOf(form: SchemaNode): string | null {
+  return ['type', 'method'].find((key) => form.properties?.[key]?.const !== undefined) ?? null;
 }
 
 function schemaOf(node: boolean | SchemaNode | undefined): SchemaNode | undefined {

@@ -204,10 +204,19 @@ function issueFaults(issue: Issue, raw: unknown, schema: SchemaNode, places: Pla
 const NOT_A_REFERENCE = 'is not a reference to a secret; a password itself does not belong in this file';
 const REFERENCE_FORM = 'write PROVIDER:PATH or PROVIDER:PATH#FIELD, for example env:ORDERS_PASSWORD';
 
+const SECRET_KEYS: ReadonlySet<string> = new Set([
+  'launch_credentials',
+  'password',
+  'token',
+  'secret_id',
+  'client_secret',
+  'config',
+]);
+
 /** Whether the key holds a reference to a secret, and so may hold the secret itself by mistake. */
 function isSecretPath(path: readonly PropertyKey[]): boolean {
   const last = path.at(-1);
-  return last === 'launch_credentials' || last === 'password' || last === 'token';
+  return SECRET_KEYS.has(String(last));
 }
 
 function choiceFault(

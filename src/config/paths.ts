@@ -41,9 +41,34 @@ function listenerPaths(listener: ListenerConfig, at: At): ListenerConfig {
 }
 
 function providerPaths(provider: ProviderConfig, at: At): ProviderConfig {
-  if (provider.type === 'file')
-    return { ...provider, path: at(provider.path), identity: at(provider.identity) };
-  return provider;
+  switch (provider.type) {
+    case 'file':
+      return { ...provider, path: at(provider.path), identity: at(provider.identity) };
+    case 'directory':
+      return { ...provider, path: at(provider.path) };
+    case 'keeper':
+      return provider.config_file === undefined
+        ? provider
+        : { ...provider, config_file: at(provider.config_file) };
+    case 'vault': {
+      const resolved = provider.ca === undefined ? provider : { ...provider, ca: at(provider.ca) };
+      const { auth } = resolved;
+      if (!('token_file' in auth) || auth.token_file === undefined) return resolved;
+      return { ...resolved, auth: { ...auth, token_file: at(auth.token_file) } };
+    }
+    case 'azure-key-vault': {
+      const { auth } = provider;
+      if (auth.method !== 'workload-identity' || auth.token_file === undefined) return provider;
+      return { ...provider, auth: { ...auth, token_file: at(auth.token_file) } };
+    }
+    case 'google-secret-manager': {
+      const { auth } = provider;
+      if (auth.method !== 'service-account') return provider;
+      return { ...provider, auth: { ...auth, key_file: at(auth.key_file) } };
+    }
+    default:
+      return provider;
+  }
 }
 
 function listenPath(listen: ListenAddress, at: At): ListenAddress {

@@ -39,7 +39,7 @@ test('config.example.yaml shows every key, and every key has a description', () 
   const visit = (node: SchemaNode, path: string): void => {
     for (const [key, child] of Object.entries(node.properties ?? {})) {
       if (!new RegExp(`(^|[\\s{,])${key}:`, 'm').test(example)) missing.push(`${path}.${key}`);
-      if (key !== 'type' && !child.description && !child.properties && !child.oneOf)
+      if (key !== 'type' && key !== 'method' && !child.description && !child.properties && !child.oneOf)
         undescribed.push(`${path}.${key}`);
       visit(child, `${path}.${key}`);
     }

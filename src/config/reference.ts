@@ -1,4 +1,4 @@
-import { configJsonSchema, type SchemaNode } from './json-schema.ts';
+import { configJsonSchema, discriminatorOf, type SchemaNode } from './json-schema.ts';
 
 /** `docs/configuration.md`: every key of the configuration with its type, default and meaning. */
 export function configReference(): string {
@@ -68,7 +68,21 @@ function rows(prefix: string, node: SchemaNode, include: (key: string) => boolea
     const fallback = block !== null && block === child ? '' : defaultText(child);
     const cells = [`\`${path}\``, typeText(child), required || fallback, cell(child.description ?? '')];
     lines.push(`| ${cells.join(' | ')} |`);
-    if (block !== null) lines.push(...rows(path, block, () => true));
+    if (child.oneOf && child.oneOf.length > 1) lines.push(...formRows(path, child.oneOf));
+    else if (block !== null) lines.push(...rows(path, block, () => true));
+  }
+  return lines;
+}
+
+/** Rows of a block that has several forms: which one each key belongs to stands before its meaning. */
+function formRows(path: string, forms: readonly SchemaNode[]): string[] {
+  const discriminator = discriminatorOf(forms[0]!) ?? 'type';
+  const value = (form: SchemaNode): string => `\`${String(form.properties?.[discriminator]?.const)}\``;
+  const lines = [`| \`${path}.${discriminator}\` | ${forms.map(value).join(' ')} | required |  |`];
+  for (const form of forms) {
+    const { [discriminator]: _, ...properties } = form.properties ?? {};
+    for (const row of rows(path, { ...form, properties }, () => true))
+      lines.push(row.replace(/\| ([^|]*) \|$/, `| (${value(form)}) $1 |`));
   }
   return lines;
 }

@@ -3,7 +3,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { Encrypter } from 'age-encryption';
 import { nearest } from './faults.ts';
-import type { Config, ListenerConfig, ResourceConfig } from './schema.ts';
+import type { Config, ListenerConfig, ProviderConfig, ResourceConfig } from './schema.ts';
 import type { ListenAddress } from './values.ts';
 
 /** What a rule found. `path` leads to the key. */
@@ -38,13 +38,8 @@ export function checkRules(config: Config, names: DeclaredNames, files: boolean,
       checkReference(reference, [...path, ...at], names.providers, report);
     if (files) checkResourceFiles(resource, path, report);
   }
-  for (const [name, provider] of Object.entries(config.secrets)) {
-    if (provider.type !== 'file' || !files) continue;
-    const key = readText(provider.identity, ['secrets', name, 'identity'], report, {
-      missing: 'make it with: sallyport secrets set',
-    });
-    if (key !== null) warnWhenReadable(provider.identity, ['secrets', name, 'identity'], report);
-  }
+  for (const [name, provider] of Object.entries(config.secrets))
+    checkProvider(provider, ['secrets', name], { config, names, files }, report);
   config.recording.recipients.forEach((recipient, index) => {
     try {
       new Encrypter().addRecipient(recipient);
@@ -71,6 +66,98 @@ export function secretReferences(
     if (reference !== undefined) found.push({ reference, at: ['launch_credentials', field] });
   }
   return found;
+}
+
+/** Providers that need no other provider to sign in: what others sign in with may come from these. */
+const PLAIN_PROVIDERS: readonly string[] = ['env', 'file', 'exec', 'directory'];
+
+function checkProvider(
+  provider: ProviderConfig,
+  path: readonly PropertyKey[],
+  all: { readonly config: Config; readonly names: DeclaredNames; readonly files: boolean },
+  report: Report,
+): void {
+  for (const { reference, at } of providerReferences(provider)) {
+    checkReference(reference, [...path, ...at], all.names.providers, report);
+    const other = all.config.secrets[reference.slice(0, reference.indexOf(':'))];
+    if (other === undefined || PLAIN_PROVIDERS.includes(other.type)) continue;
+    report({
+      path: [...path, ...at],
+      message: 'comes from a provider that must sign in itself',
+      remedy: `use one of type ${PLAIN_PROVIDERS.join(', ')}`,
+    });
+  }
+  if (provider.type === 'vault' && provider.auth.method === 'token') {
+    if ((provider.auth.token === undefined) === (provider.auth.token_file === undefined))
+      report({ path: [...path, 'auth'], message: 'needs either "token" or "token_file"' });
+  }
+  if (provider.type === 'keeper' && (provider.config === undefined) === (provider.config_file === undefined))
+    report({ path, message: 'needs either "config" or "config_file"' });
+  const address = addressOf(provider);
+  if (address !== null && isClearText(address.url)) {
+    report({
+      severity: 'warning',
+      path: [...path, address.key],
+      message: 'secrets would pass the network in the clear',
+      remedy: 'use https://',
+    });
+  }
+  if (!all.files) return;
+  if (provider.type === 'file') {
+    const at = [...path, 'identity'];
+    const key = readText(provider.identity, at, report, { missing: 'make it with: sallyport secrets set' });
+    if (key !== null) warnWhenReadable(provider.identity, at, report);
+  }
+  if (provider.type === 'vault' && provider.ca !== undefined)
+    readCertificates(provider.ca, [...path, 'ca'], report);
+  if (provider.type === 'google-secret-manager' && provider.auth.method === 'service-account') {
+    const at = [...path, 'auth', 'key_file'];
+    if (readText(provider.auth.key_file, at, report) !== null)
+      warnWhenReadable(provider.auth.key_file, at, report);
+  }
+  if (provider.type === 'keeper' && provider.config_file !== undefined) {
+    const at = [...path, 'config_file'];
+    if (readText(provider.config_file, at, report) !== null)
+      warnWhenReadable(provider.config_file, at, report);
+  }
+}
+
+/** References within a provider, and the key (within the provider) that holds each. */
+function providerReferences(provider: ProviderConfig): { reference: string; at: string[] }[] {
+  const found: { reference: string; at: string[] }[] = [];
+  const add = (reference: string | undefined, ...at: string[]): void => {
+    if (reference !== undefined) found.push({ reference, at });
+  };
+  if (provider.type === 'keeper') add(provider.config, 'config');
+  if (provider.type === 'vault') {
+    if (provider.auth.method === 'token') add(provider.auth.token, 'auth', 'token');
+    if (provider.auth.method === 'approle') add(provider.auth.secret_id, 'auth', 'secret_id');
+  }
+  if (provider.type === 'azure-key-vault' && provider.auth.method === 'client-secret')
+    add(provider.auth.client_secret, 'auth', 'client_secret');
+  return found;
+}
+
+function addressOf(provider: ProviderConfig): { key: string; url: string } | null {
+  switch (provider.type) {
+    case 'vault':
+      return { key: 'address', url: provider.address };
+    case 'azure-key-vault':
+      return { key: 'vault_url', url: provider.vault_url };
+    case 'google-secret-manager':
+      return { key: 'endpoint', url: provider.endpoint };
+    case 'aws-secrets-manager':
+      return provider.endpoint === undefined ? null : { key: 'endpoint', url: provider.endpoint };
+    default:
+      return null;
+  }
+}
+
+function isClearText(url: string): boolean {
+  const { protocol, hostname } = new URL(url);
+  return (
+    protocol === 'http:' && !isLoopback({ kind: 'tcp', host: hostname.replace(/^\[|\]$/g, ''), port: 0 })
+  );
 }
 
 /** Whether only this machine can reach the address. */

@@ -179,6 +179,89 @@ export const listenerSchema = z.strictObject({
     .describe('From where a statement may be cancelled.'),
 });
 
+/** How long a provider is waited for, and how long its answers are used. */
+const fetching = {
+  timeout: duration.prefault('10s').describe('For one secret, all attempts together.'),
+  cache: duration
+    .prefault('60s')
+    .describe(
+      'How long a secret is used before it is fetched again; `0s`: each time. Never longer than its lease.',
+    ),
+};
+
+const httpAddress = z.url({ protocol: /^https?$/, error: 'write https://HOST:PORT' });
+const certificateAuthority = z
+  .string()
+  .optional()
+  .describe('File with the authorities to trust (PEM). Default: those of Node.');
+
+const vaultAuth = z
+  .discriminatedUnion('method', [
+    z.strictObject({
+      method: z.literal('token'),
+      token: secretReference.optional().describe('Reference to the token, in another provider.'),
+      token_file: z
+        .string()
+        .optional()
+        .describe("File with the token, read anew each time: an agent's sink."),
+    }),
+    z.strictObject({
+      method: z.literal('approle'),
+      mount: z.string().default('approle').describe('Where the method is mounted, without `auth/`.'),
+      role_id: z.string().describe('The role.'),
+      secret_id: secretReference.describe('Reference to its secret, in another provider.'),
+    }),
+    z.strictObject({
+      method: z.literal('kubernetes'),
+      mount: z.string().default('kubernetes').describe('Where the method is mounted, without `auth/`.'),
+      role: z.string().describe('The role.'),
+      token_file: z
+        .string()
+        .default('/var/run/secrets/kubernetes.io/serviceaccount/token')
+        .describe("File with the pod's service account token."),
+    }),
+    z.strictObject({
+      method: z.literal('jwt'),
+      mount: z.string().default('jwt').describe('Where the method is mounted, without `auth/`.'),
+      role: z.string().describe('The role.'),
+      token_file: z.string().describe('File with the JWT, read at each sign-in.'),
+    }),
+  ])
+  .describe('How Sallyport signs in to Vault.');
+
+const azureAuth = z
+  .discriminatedUnion('method', [
+    z.strictObject({
+      method: z.literal('managed-identity'),
+      client_id: z.string().optional().describe('A user-assigned identity. Default: that of the system.'),
+    }),
+    z.strictObject({
+      method: z.literal('workload-identity'),
+      tenant_id: z.string().optional().describe('Default: AZURE_TENANT_ID.'),
+      client_id: z.string().optional().describe('Default: AZURE_CLIENT_ID.'),
+      token_file: z.string().optional().describe('Default: AZURE_FEDERATED_TOKEN_FILE.'),
+    }),
+    z.strictObject({
+      method: z.literal('client-secret'),
+      tenant_id: z.string().describe('The directory (tenant).'),
+      client_id: z.string().describe('The application (client).'),
+      client_secret: secretReference.describe('Reference to its secret, in another provider.'),
+    }),
+  ])
+  .prefault({ method: 'managed-identity' })
+  .describe('How Sallyport signs in to Azure.');
+
+const googleAuth = z
+  .discriminatedUnion('method', [
+    z.strictObject({ method: z.literal('metadata') }),
+    z.strictObject({
+      method: z.literal('service-account'),
+      key_file: z.string().describe("File with the service account's key (JSON)."),
+    }),
+  ])
+  .prefault({ method: 'metadata' })
+  .describe('How Sallyport signs in to Google Cloud: the machine or pod it runs on, or a key.');
+
 export const providerSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('env') }).describe('Environment variables of the gateway. `env:NAME`.'),
   z
@@ -203,6 +286,82 @@ export const providerSchema = z.discriminatedUnion('type', [
       cache: duration.prefault('60s').describe('How long its answer is used; `0s`: each time.'),
     })
     .describe("A command's standard output. `NAME:ARGUMENT[#FIELD]`."),
+  z
+    .strictObject({
+      type: z.literal('directory'),
+      path: z.string().describe('The folder.'),
+    })
+    .describe(
+      'Files of a folder, read anew each time: Kubernetes and Docker secrets as they are mounted, systemd credentials. `NAME:FILE`, or `NAME:FOLDER` whose files are the fields.',
+    ),
+  z
+    .strictObject({
+      type: z.literal('vault'),
+      address: httpAddress.describe('`https://HOST:PORT` of HashiCorp Vault or OpenBao.'),
+      namespace: z.string().optional().describe('The namespace that paths begin in.'),
+      ca: certificateAuthority,
+      auth: vaultAuth,
+      ...fetching,
+    })
+    .describe(
+      'HashiCorp Vault or OpenBao: key-value secrets of both versions, and accounts made for each session by the database engine (`NAME:database/creds/ROLE`), renewed while it runs and revoked when it ends. `NAME:MOUNT/PATH[#FIELD]`.',
+    ),
+  z
+    .strictObject({
+      type: z.literal('aws-secrets-manager'),
+      region: z.string().optional().describe('Default: as the AWS SDK finds it (AWS_REGION, profile).'),
+      endpoint: httpAddress.optional().describe('Another endpoint, for a VPC or a test.'),
+      ...fetching,
+    })
+    .describe(
+      "AWS Secrets Manager, signed in as the AWS SDK's default chain finds. `NAME:SECRET[#FIELD]`, SECRET being a name or an ARN.",
+    ),
+  z
+    .strictObject({
+      type: z.literal('aws-rds-token'),
+      region: z.string().optional().describe('Default: as the AWS SDK finds it (AWS_REGION, profile).'),
+      ...fetching,
+    })
+    .describe(
+      'Sign-in tokens for RDS and Aurora with IAM authentication, PostgreSQL and MySQL: use it as `token` of launch credentials. `NAME:HOST:PORT/USERNAME`.',
+    ),
+  z
+    .strictObject({
+      type: z.literal('keeper'),
+      config: secretReference
+        .optional()
+        .describe('Reference to the device configuration (base64 or JSON), in another provider.'),
+      config_file: z
+        .string()
+        .optional()
+        .describe('File with the device configuration (JSON). It is written when keys change.'),
+      ...fetching,
+    })
+    .describe(
+      "Keeper Secrets Manager. `NAME:UID` or `NAME:TITLE` with the record's fields, or Keeper notation: `NAME:UID/field/password`.",
+    ),
+  z
+    .strictObject({
+      type: z.literal('azure-key-vault'),
+      vault_url: httpAddress.describe('`https://VAULT.vault.azure.net`'),
+      auth: azureAuth,
+      authority: httpAddress
+        .default('https://login.microsoftonline.com')
+        .describe('Where Entra ID signs applications in; differs in national clouds.'),
+      ...fetching,
+    })
+    .describe('Azure Key Vault. `NAME:SECRET[/VERSION][#FIELD]`.'),
+  z
+    .strictObject({
+      type: z.literal('google-secret-manager'),
+      project: z.string().describe('The project that secrets are taken from.'),
+      auth: googleAuth,
+      endpoint: httpAddress
+        .default('https://secretmanager.googleapis.com')
+        .describe('Another endpoint: regional, or for a test.'),
+      ...fetching,
+    })
+    .describe('Google Secret Manager. `NAME:SECRET[/versions/VERSION][#FIELD]`.'),
 ]);
 
 export const configSchema = z.strictObject({

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import type { Log } from '../log.ts';
-import { textValue } from './fields.ts';
+import { textValue, withoutLineEnd } from './fields.ts';
 import { COMMAND_ERROR_BYTES_MAX, COMMAND_OUTPUT_BYTES_MAX } from './limits.ts';
 import { SecretError, type SecretProvider, type SecretReference, type SecretValue } from './provider.ts';
 
@@ -133,11 +133,4 @@ function withoutOutput(complaint: string, output: Buffer): string {
     if (line.trim() !== '') text = text.replaceAll(line.trim(), '[secret]');
   }
   return text.trim();
-}
-
-function withoutLineEnd(bytes: Buffer): Buffer {
-  let end = bytes.length;
-  if (end > 0 && bytes[end - 1] === 0x0a) end -= 1;
-  if (end > 0 && bytes[end - 1] === 0x0d) end -= 1;
-  return bytes.subarray(0, end);
 }

@@ -58,6 +58,14 @@ export function secretFields(values: Readonly<Record<string, unknown>>): Record<
   return fields;
 }
 
+/** Without the line end that editors and `echo` leave at the end of a file. */
+export function withoutLineEnd(bytes: Buffer): Buffer {
+  let end = bytes.length;
+  if (end > 0 && bytes[end - 1] === 0x0a) end -= 1;
+  if (end > 0 && bytes[end - 1] === 0x0d) end -= 1;
+  return bytes.subarray(0, end);
+}
+
 /** The one field of a secret that has only one: then nobody needs to name it. */
 function onlyField(fields: Readonly<Record<string, Secret>>): Secret | null {
   const all = Object.values(fields);
