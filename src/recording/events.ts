@@ -85,12 +85,14 @@ export const statementEndedSchema = z.strictObject({
         rows_returned: count,
         rows_affected: count,
         columns: z.array(z.string()).optional(),
+        text: z.string().optional(),
       }),
     )
     .nullable(),
   sample: z.array(z.array(z.string().nullable())).nullable(),
   messages: z.array(z.string()).nullable(),
   return_status: z.number().nullable(),
+  outputs: z.array(parameterSchema).nullable().describe('Output parameters of a call.'),
   duration_us: z.number(),
   bytes_sent: z.number(),
   bytes_received: z.number(),
@@ -150,6 +152,7 @@ export const journalSchema = z.strictObject({
   action: z.enum(['opened', 'closed']),
   boot: z.string(),
   segment: z.number(),
+  sessions: z.array(session).describe('Sessions that are open at this point.'),
 });
 
 export const eventSchema = z.discriminatedUnion('type', [
@@ -223,6 +226,7 @@ export function joinStatement(
       sample: null,
       messages: null,
       return_status: null,
+      outputs: null,
       duration_us: null,
       bytes_sent: 0,
       bytes_received: 0,

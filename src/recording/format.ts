@@ -283,20 +283,30 @@ function extraOf(statement: Statement, truncated: boolean): string | null {
   const results = truncated ? null : statement.results;
   const sample = truncated ? null : statement.sample;
   const messages = truncated ? null : statement.messages;
-  if (error === null && results === null && sample === null && messages === null && returnStatus === null)
+  const outputs = truncated ? null : statement.outputs;
+  if (
+    error === null &&
+    results === null &&
+    sample === null &&
+    messages === null &&
+    returnStatus === null &&
+    outputs === null
+  )
     return null;
   return JSON.stringify({
     error,
     results:
-      results?.map(({ tag, rowsReturned, rowsAffected, columns }) => ({
+      results?.map(({ tag, rowsReturned, rowsAffected, columns, text }) => ({
         tag,
         rows_returned: rowsReturned,
         rows_affected: rowsAffected,
         columns,
+        text,
       })) ?? null,
     sample,
     messages,
     return_status: returnStatus,
+    outputs,
   });
 }
 
@@ -485,6 +495,7 @@ function decodeEnded(reader: EventReader): StatementEndedEvent {
     sample: extra?.sample ?? null,
     messages: extra?.messages ?? null,
     return_status: extra?.return_status ?? null,
+    outputs: extra?.outputs ?? null,
     duration_us: durationUs,
     bytes_sent: bytesSent,
     bytes_received: bytesReceived,
@@ -499,7 +510,10 @@ function decodeEnded(reader: EventReader): StatementEndedEvent {
   return event;
 }
 
-type Extra = Pick<StatementEndedEvent, 'error' | 'results' | 'sample' | 'messages' | 'return_status'>;
+type Extra = Pick<
+  StatementEndedEvent,
+  'error' | 'results' | 'sample' | 'messages' | 'return_status' | 'outputs'
+>;
 
 function parseExtra(text: string | null): Extra | null {
   try {

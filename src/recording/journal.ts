@@ -143,6 +143,8 @@ export class Journal implements Recorder {
   #retry: NodeJS.Timeout | null = null;
   #lost = { events: 0, from: 0, to: 0, sessions: new Set<string>() };
   #closed = false;
+  /** Sessions that are open: each segment begins with their list, so that none is forgotten by who finishes them. */
+  readonly #sessions = new Set<string>();
 
   /** Use `openJournal`. */
   constructor(options: JournalOptions, directory: string, lock: Lock, bootKey: Buffer, wrappedKey: string) {
@@ -192,6 +194,7 @@ export class Journal implements Recorder {
       throw new RecordingError('the journal cannot be written', { cause: this.#failed });
     if (this.#closed) throw new RecordingError('the journal is closed');
     if (!/^[\x21-\x7e]{26}$/.test(start.session)) throw new RecordingError('a session id has 26 characters');
+    this.#sessions.add(start.session);
     this.append(startedEvent(start, this.#now()), start.session);
     return new JournalSession(this, start, this.#options.masker ?? null);
   }
@@ -229,6 +232,12 @@ export class Journal implements Recorder {
     const durationUs = Math.round((now - statement.startedAt) * 1000);
     this.#buffer.ended(session, statement, now + this.#offset, durationUs, parameters);
     this.#appended();
+  }
+
+  /** For the sessions of this journal alone. */
+  ended(event: JournalEvent, id: string): void {
+    this.#sessions.delete(id);
+    this.append(event, id);
   }
 
   /** The wall time, in milliseconds with fraction. */
@@ -471,7 +480,14 @@ export class Journal implements Recorder {
 
   /** Says in the journal itself where a segment begins and ends, before what has piled up meanwhile. */
   #mark(action: 'opened' | 'closed', segment: number): void {
-    this.#buffer.json({ type: 'journal', at: timeText(this.#now()), action, boot: this.boot, segment });
+    this.#buffer.json({
+      type: 'journal',
+      at: timeText(this.#now()),
+      action,
+      boot: this.boot,
+      segment,
+      sessions: [...this.#sessions],
+    });
   }
 
   #retire(segment: SegmentWriter): void {
@@ -644,7 +660,7 @@ class JournalSession implements SessionRecord {
   close(end: SessionEnd): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#journal.append(endedEvent(this.id, this.#seq, end, this.#journal.now()), this.id);
+    this.#journal.ended(endedEvent(this.id, this.#seq, end, this.#journal.now()), this.id);
   }
 }
 

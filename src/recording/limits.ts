@@ -31,3 +31,32 @@ export const RETRY_MS = 1_000;
 
 /** How often the journal looks at its lag and at the age of its segment. */
 export const TICK_MS = 1_000;
+
+/** Events of a recording are compressed and encrypted when this much JSON has come together. */
+export const CHUNK_BYTES_MAX = 256 * 1024;
+
+/** What a chunk may unpack to: guards readers against a crafted one. One event may be longer than a chunk. */
+export const CHUNK_PLAIN_BYTES_MAX = CHUNK_BYTES_MAX + 3 * EVENT_BYTES_MAX;
+
+/** A part of a recording is sealed at this size, and the next begun. */
+export const PART_BYTES_MAX = 32 * 1024 * 1024;
+
+/** How long the events of a running session may wait for their part to be sealed. */
+export const SEAL_MS = 5 * 60_000;
+
+/** JSON of all open parts together that the sealer keeps in memory; beyond, chunks are written early. */
+export const SEALER_MEMORY_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Clear header and trailer of a part; the trailer has about 130 bytes a chunk. */
+export const RECORDING_HEADER_BYTES_MAX = 64 * 1024;
+export const RECORDING_TRAILER_BYTES_MAX = 1024 * 1024;
+
+/** How often the sealer looks for new events. */
+export const SEALER_POLL_MS = 250;
+
+/** Sealed parts that wait for the store, unless configured otherwise. */
+export const SPOOL_BYTES_MAX = 10 * 1024 * 1024 * 1024;
+
+/** Pauses between attempts at a store that is away. */
+export const STORE_RETRY_MS_MIN = 1_000;
+export const STORE_RETRY_MS_MAX = 60_000;

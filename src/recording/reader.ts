@@ -164,9 +164,13 @@ export class JournalReader {
       this.#expected = null;
       return fault((error as Error).message);
     }
-    this.#reader = reader;
     const { previous, boot, segment } = reader.header;
-    if (boot !== this.boot || segment !== file.segment) return fault('the file was renamed');
+    if (boot !== this.boot || segment !== file.segment) {
+      reader.close();
+      this.#expected = null;
+      return fault('the file was renamed');
+    }
+    this.#reader = reader;
     if (expected !== null && (previous?.segment !== expected.segment || previous.mac !== expected.mac))
       return fault('this segment does not follow on the one before: batches or a segment were removed');
     return null;

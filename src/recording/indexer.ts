@@ -1,0 +1,200 @@
+import { classify } from '../../protocols/sql/classify.ts';
+import type { Dialect } from '../../protocols/sql/lexer.ts';
+import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
+import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
+import type { SealedPart } from './sealer.ts';
+
+const DIALECTS: readonly Dialect[] = ['postgres', 'mysql', 'tds'];
+
+/** Rows that wait for their transaction. */
+const WAITING_MAX = 5_000;
+/** Statements of one session begun and not ended; beyond, the oldest is indexed as unknown. */
+const STARTED_MAX = 50_000;
+/** What the classifier made of a text, for texts that come again and again. */
+const CLASSES_MAX = 5_000;
+/** Longer texts are indexed without tables: bulk INSERTs mostly, whose table is in their beginning. */
+const CLASSIFY_CHARACTERS_MAX = 16 * 1024;
+
+/** Hears the events of all sessions in order and keeps the index in step, some thousand rows a transaction. */
+export class Indexer {
+  readonly #index: RecordingIndex;
+  /** Keep statements, and not sessions alone. */
+  readonly #statements: boolean;
+  readonly #sessions = new Map<string, { dialect: Dialect; started: Map<number, StatementStartedEvent> }>();
+  readonly #classes = new Map<string, Pick<StatementRow, 'tables' | 'effects'>>();
+  #rows: { sessions: SessionPatch[]; statements: StatementRow[] } = { sessions: [], statements: [] };
+
+  constructor(index: RecordingIndex, statements: boolean) {
+    this.#index = index;
+    this.#statements = statements;
+  }
+
+  hear(event: JournalEvent, session: string): void {
+    switch (event.type) {
+      case 'session_started': {
+        this.#sessions.set(session, { dialect: dialectOf(event.engine), started: new Map() });
+        const { type: _, session: id, at, ...facts } = event;
+        const set = {
+          gateway: facts.gateway,
+          principal: facts.principal,
+          resource: facts.resource,
+          engine: facts.engine,
+          database: facts.database,
+          database_user: facts.database_user,
+          client_address: facts.client_address,
+          client_program: facts.client_program,
+          server_session: facts.server_session,
+          started_at: timeMs(at),
+          state: 'live' as const,
+          // A session is heard from its beginning again when an index is made anew, or after a crash.
+          statements: 0,
+          errors: 0,
+          denied: 0,
+          rows_returned: 0,
+        };
+        this.#rows.sessions.push({ id, set, add: {} });
+        break;
+      }
+      case 'statement_started':
+        this.#begin(event);
+        break;
+      case 'statement_ended':
+        this.#end(event);
+        break;
+      case 'session_ended': {
+        const state = event.reason === 'interrupted' ? ('interrupted' as const) : ('ended' as const);
+        this.#rows.sessions.push({
+          id: session,
+          set: { ended_at: timeMs(event.at), reason: event.reason, state, statements: event.statements },
+          add: {},
+        });
+        this.#forget(session);
+        break;
+      }
+      default:
+        return;
+    }
+    if (this.#rows.sessions.length + this.#rows.statements.length >= WAITING_MAX) this.flush();
+  }
+
+  sealed(part: SealedPart): void {
+    this.#rows.sessions.push({ id: part.session, set: {}, add: { bytes: part.bytes, parts: 1 } });
+  }
+
+  /** Writes what waits. Throws what the index throws; the rows are lost to the index then, never to the recordings. */
+  flush(): void {
+    const rows: IndexRows = this.#rows;
+    if (rows.sessions.length + rows.statements.length === 0) return;
+    this.#rows = { sessions: [], statements: [] };
+    this.#index.write({ sessions: merged(rows.sessions), statements: rows.statements });
+  }
+
+  #begin(event: StatementStartedEvent): void {
+    this.#rows.sessions.push({ id: event.session, set: { statements: event.seq }, add: {} });
+    if (!this.#statements) return;
+    const { started } = this.#session(event.session);
+    started.set(event.seq, event);
+    if (started.size > STARTED_MAX) {
+      const oldest = started.values().next().value!;
+      started.delete(oldest.seq);
+      this.#rows.statements.push(this.#row(oldest, null));
+    }
+  }
+
+  /** What is known of a session; of one that began before this process, from the index. */
+  #session(id: string): { dialect: Dialect; started: Map<number, StatementStartedEvent> } {
+    let session = this.#sessions.get(id);
+    if (session === undefined) {
+      session = { dialect: dialectOf(this.#index.session(id)?.engine ?? ''), started: new Map() };
+      this.#sessions.set(id, session);
+    }
+    return session;
+  }
+
+  #end(event: StatementEndedEvent): void {
+    const failed = event.status === 'error' ? 1 : 0;
+    const denied = event.status === 'denied' ? 1 : 0;
+    const rows = Number(event.rows_returned ?? 0);
+    if (failed + denied + rows > 0) {
+      this.#rows.sessions.push({
+        id: event.session,
+        set: {},
+        add: { errors: failed, denied, rows_returned: rows },
+      });
+    }
+    const started = this.#sessions.get(event.session)?.started;
+    const start = started?.get(event.seq);
+    if (started === undefined || start === undefined) return;
+    started.delete(event.seq);
+    this.#rows.statements.push(this.#row(start, event));
+  }
+
+  /** Statements of a session that is over and that have no end. */
+  #forget(session: string): void {
+    const started = this.#sessions.get(session)?.started.values() ?? [];
+    for (const start of started) this.#rows.statements.push(this.#row(start, null));
+    this.#sessions.delete(session);
+  }
+
+  #row(start: StatementStartedEvent, end: StatementEndedEvent | null): StatementRow {
+    return {
+      session: start.session,
+      seq: start.seq,
+      at: timeMs(start.at),
+      kind: start.kind,
+      text: start.text,
+      status: end?.status ?? 'unknown',
+      rows_returned: numberOf(end?.rows_returned),
+      rows_affected: numberOf(end?.rows_affected),
+      duration_us: end?.duration_us ?? null,
+      error_code: end?.error?.code ?? null,
+      ...this.#classify(start),
+    };
+  }
+
+  #classify({ session, text }: StatementStartedEvent): Pick<StatementRow, 'tables' | 'effects'> {
+    if (text === null) return NO_CLASS;
+    const { dialect } = this.#session(session);
+    const key = `${dialect} ${text}`;
+    const known = this.#classes.get(key);
+    if (known !== undefined) return known;
+    const classes = classify(text.slice(0, CLASSIFY_CHARACTERS_MAX), dialect);
+    const found = {
+      tables: [...new Set(classes.flatMap(({ relations }) => relations.map((name) => name.toLowerCase())))],
+      effects: [...new Set(classes.flatMap(({ effects }) => [...effects]))],
+    };
+    if (this.#classes.size >= CLASSES_MAX) this.#classes.delete(this.#classes.keys().next().value!);
+    this.#classes.set(key, found);
+    return found;
+  }
+}
+
+function dialectOf(engine: string): Dialect {
+  return DIALECTS.find((dialect) => dialect === engine) ?? 'postgres';
+}
+
+const NO_CLASS = { tables: [], effects: [] };
+
+function numberOf(count: number | string | null | undefined): number | null {
+  return count === null || count === undefined ? null : Math.min(Number(count), Number.MAX_SAFE_INTEGER);
+}
+
+/** One patch a session, in order: most sessions have many in a transaction. */
+function merged(patches: readonly SessionPatch[]): SessionPatch[] {
+  const byId = new Map<string, { id: string; set: Record<string, unknown>; add: Record<string, number> }>();
+  for (const { id, set, add } of patches) {
+    let patch = byId.get(id);
+    if (patch === undefined) {
+      patch = { id, set: {}, add: {} };
+      byId.set(id, patch);
+    }
+    Object.assign(patch.set, set);
+    // What is set begins anew: what was to be added before goes with it.
+    for (const name of Object.keys(set)) if (name in patch.add) delete patch.add[name];
+    for (const [name, value] of Object.entries(add)) {
+      if (name in patch.set) patch.set[name] = Number(patch.set[name]) + value;
+      else patch.add[name] = (patch.add[name] ?? 0) + value;
+    }
+  }
+  return [...byId.values()] as SessionPatch[];
+}

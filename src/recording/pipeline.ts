@@ -1,0 +1,191 @@
+import { join } from 'node:path';
+import type { RecordingIndex } from '../store/recording-index.ts';
+import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { Indexer } from './indexer.ts';
+import { JOURNAL_DIRECTORY } from './journal.ts';
+import { loadSigningKey } from './keys.ts';
+import { SEALER_POLL_MS, STORE_RETRY_MS_MIN } from './limits.ts';
+import { recoverJournal } from './recovery.ts';
+import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
+import { DirectoryStore } from './store/directory.ts';
+import type { RecordingStore } from './store/store.ts';
+import { Uploader } from './uploader.ts';
+
+/** All that the sealing of one gateway needs to know; can be sent to a thread. */
+export interface PipelineOptions {
+  readonly dataDir: string;
+  readonly gateway: string;
+  readonly boot: string;
+  readonly bootKey: Uint8Array;
+  readonly recipients: readonly string[];
+  /** What opens the journals of earlier boots; none where only reviewers can. */
+  readonly identities: readonly string[];
+  readonly store: StoreOptions;
+  /** `statements` keeps their texts in the clear; `off` keeps nothing. */
+  readonly index: 'statements' | 'sessions' | 'off';
+  readonly sealMs?: number;
+}
+
+export type StoreOptions = { readonly type: 'directory'; readonly path: string };
+
+/** What the gateway's metrics and readiness say of it. */
+export interface PipelineStatus {
+  readonly spoolFiles: number;
+  readonly spoolBytes: number;
+  /** Why the store cannot be reached; null when it can. */
+  readonly storeError: string | null;
+  /** Why sealing itself failed last; null when it did not. */
+  readonly error: string | null;
+  readonly partsSealed: number;
+  readonly partsStored: number;
+  readonly eventsRead: number;
+}
+
+export const SPOOL_DIRECTORY = 'spool';
+export const INDEX_FILE = 'recordings.sqlite';
+
+export async function makeStore(options: StoreOptions): Promise<RecordingStore> {
+  return new DirectoryStore(options.path);
+}
+
+/** Sealing, storing and indexing, as one loop. Runs wherever it is made: in the gateway, in a thread of its own. */
+export class Pipeline {
+  readonly #options: PipelineOptions;
+  readonly #log: SealerLog;
+  readonly #store: RecordingStore;
+  readonly #uploader: Uploader;
+  readonly #index: RecordingIndex | null;
+  readonly #indexer: Indexer | null;
+  readonly #sealerOptions: Omit<SealerOptions, 'boot' | 'bootKey' | 'resumed'>;
+  readonly #sealer: Sealer;
+  #recovered = false;
+  #recoverAfter = 0;
+  #error: string | null = null;
+  #partsSealed = 0;
+  #partsStored = 0;
+  #eventsRead = 0;
+  #busy: Promise<void> | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #stopped = false;
+
+  /** `resumed`: a former pipeline of this boot may have sealed some of it already. */
+  static async make(options: PipelineOptions, log: SealerLog, resumed: boolean): Promise<Pipeline> {
+    return new Pipeline(options, log, await makeStore(options.store), resumed);
+  }
+
+  private constructor(options: PipelineOptions, log: SealerLog, store: RecordingStore, resumed: boolean) {
+    const { dataDir, gateway, recipients } = options;
+    const spoolDirectory = join(dataDir, SPOOL_DIRECTORY);
+    this.#options = options;
+    this.#log = log;
+    this.#store = store;
+    this.#uploader = new Uploader(spoolDirectory, store, log, () => {
+      this.#partsStored += 1;
+    });
+    this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
+    this.#indexer = this.#index === null ? null : new Indexer(this.#index, options.index === 'statements');
+    this.#sealerOptions = {
+      journalDirectory: join(dataDir, JOURNAL_DIRECTORY),
+      spoolDirectory,
+      gateway,
+      recipients,
+      signing: loadSigningKey(dataDir),
+      store,
+      log,
+      ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
+      heard: (event, session) => this.#indexer?.hear(event, session),
+      sealed: (part) => {
+        this.#partsSealed += 1;
+        if (part.session !== options.boot) this.#indexer?.sealed(part);
+      },
+    };
+    const bootKey = Buffer.from(options.bootKey);
+    this.#sealer = new Sealer({ ...this.#sealerOptions, boot: options.boot, bootKey, resumed });
+  }
+
+  get status(): PipelineStatus {
+    const { files, bytes, error } = this.#uploader.state;
+    return {
+      spoolFiles: files,
+      spoolBytes: bytes,
+      storeError: error,
+      error: this.#error,
+      partsSealed: this.#partsSealed,
+      partsStored: this.#partsStored,
+      eventsRead: this.#eventsRead,
+    };
+  }
+
+  start(): void {
+    const next = (): void => {
+      if (this.#stopped) return;
+      this.#timer = setTimeout(() => void this.run().then(next), SEALER_POLL_MS);
+    };
+    void this.run().then(next);
+  }
+
+  /** One round: finish earlier boots, read what is new, index, store. Never rejects. */
+  async run(): Promise<void> {
+    this.#busy ??= this.#round().finally(() => {
+      this.#busy = null;
+    });
+    await this.#busy;
+  }
+
+  /** The journal is closed: seals all there is, and tries the store once more. */
+  async finish(): Promise<void> {
+    this.#stopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#busy;
+    try {
+      await this.#sealer.finish();
+      this.#indexer?.flush();
+      await this.#uploader.run(true);
+    } catch (error) {
+      // The next start finishes what is left.
+      this.#log.error({ error: (error as Error).message }, 'recordings could not be finished');
+    }
+    await this.close();
+  }
+
+  async close(): Promise<void> {
+    this.#stopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#sealer.close();
+    this.#index?.close();
+    await this.#store.close();
+  }
+
+  async #round(): Promise<void> {
+    try {
+      await this.#recover();
+      this.#eventsRead += await this.#sealer.poll();
+      this.#indexer?.flush();
+      await this.#uploader.run();
+      this.#error = null;
+    } catch (error) {
+      const text = (error as Error).message;
+      if (this.#error !== text) this.#log.error({ error: text }, 'recordings cannot be sealed');
+      this.#error = text;
+    }
+  }
+
+  /** Waits for the store, whose parts say what was sealed before; the journal keeps what is not. */
+  async #recover(): Promise<void> {
+    if (this.#recovered || Date.now() < this.#recoverAfter) return;
+    try {
+      await recoverJournal({
+        ...this.#sealerOptions,
+        current: this.#options.boot,
+        identities: this.#options.identities,
+      });
+      this.#recovered = true;
+    } catch (error) {
+      this.#recoverAfter = Date.now() + STORE_RETRY_MS_MIN;
+      this.#log.error(
+        { error: (error as Error).message },
+        'earlier runs of the gateway could not be finished yet',
+      );
+    }
+  }
+}

@@ -1,0 +1,441 @@
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { Statement } from '../../protocols/statement.ts';
+import { journalEvents, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
+import { newId } from '../lib/id.ts';
+import type { JournalEvent } from './events.ts';
+import { type Journal, type JournalOptions, openJournal } from './journal.ts';
+import { loadRecordingKeys, loadSigningKey, type RecordingKeys, unwrapKey } from './keys.ts';
+import { listSegments } from './reader.ts';
+import { inspectPart, openPart } from './recording.ts';
+import { listBundles, recoverJournal } from './recovery.ts';
+import { Sealer, type SealerOptions, spoolFiles } from './sealer.ts';
+import { DirectoryStore } from './store/directory.ts';
+import { parsePartKey, sessionPrefix } from './store/store.ts';
+import { Uploader } from './uploader.ts';
+
+const QUIET = { info: () => {}, error: () => {} };
+
+interface Bench {
+  readonly dataDir: string;
+  readonly keys: RecordingKeys;
+  readonly store: DirectoryStore;
+  readonly storePath: string;
+  journal: Journal;
+  options(more?: Partial<SealerOptions>): SealerOptions;
+  /** Puts what is spooled into the store. */
+  upload(): Promise<void>;
+  recover(identities?: readonly string[]): Promise<void>;
+}
+
+async function bench(path: string, keys?: RecordingKeys, more: Partial<JournalOptions> = {}): Promise<Bench> {
+  const dataDir = join(path, 'data');
+  const storePath = join(path, 'store');
+  mkdirSync(dataDir, { recursive: true });
+  const used = keys ?? (await loadRecordingKeys(dataDir, []));
+  const store = new DirectoryStore(storePath);
+  const journal = await openJournal({
+    dataDir,
+    gateway: 'gw-test',
+    keys: used,
+    durability: 'flushed',
+    onFailure: 'refuse',
+    ...more,
+  });
+  const common = {
+    journalDirectory: join(dataDir, 'journal'),
+    spoolDirectory: join(dataDir, 'spool'),
+    gateway: 'gw-test',
+    recipients: used.recipients,
+    signing: loadSigningKey(dataDir),
+    store,
+  };
+  return {
+    dataDir,
+    keys: used,
+    store,
+    storePath,
+    journal,
+    options: (extra = {}) => ({
+      ...common,
+      boot: journal.boot,
+      bootKey: journal.bootKey,
+      resumed: false,
+      ...extra,
+    }),
+    upload: async () => {
+      const uploader = new Uploader(common.spoolDirectory, store, QUIET);
+      await uploader.run(true);
+      expect(uploader.state.error).toBeNull();
+    },
+    recover: async (identities = used.identities) => {
+      await recoverJournal({ ...common, current: '', identities });
+    },
+  };
+}
+
+/** Every event of a session's parts in the store, every part checked. */
+async function stored(
+  bench: Bench,
+  session: string,
+  identities = bench.keys.identities,
+): Promise<JournalEvent[]> {
+  const events: JournalEvent[] = [];
+  let previous: string | null = null;
+  let part = 0;
+  for (const { key } of await bench.store.list(sessionPrefix(session))) {
+    part += 1;
+    expect(parsePartKey(key)).toEqual({ session, part });
+    const file = await bench.store.get(key);
+    const inspection = inspectPart(file);
+    expect(inspection.faults).toEqual([]);
+    expect(inspection.header).toMatchObject({ session, part, previous });
+    previous = inspection.sha256;
+    const dataKey = await unwrapKey(Buffer.from(inspection.header!.key, 'base64'), identities);
+    for (const line of openPart(file, inspection, dataKey!).lines)
+      events.push(JSON.parse(line) as JournalEvent);
+  }
+  return events;
+}
+
+function run(journal: Journal, sessions: number, statements: number, size = 20): string[] {
+  const records = Array.from({ length: sessions }, (_, index) =>
+    journal.session(sessionStart(newId(), `person-${index}`)),
+  );
+  for (let seq = 0; seq < statements; seq += 1) {
+    for (const record of records) {
+      const statement = new Statement('query', `SELECT ${seq} ${'x'.repeat(size)}`, size);
+      record.begin(statement);
+      statement.status = 'ok';
+      record.end(statement);
+    }
+    if (seq % 10 === 0) journal.flush();
+  }
+  for (const record of records)
+    record.close({ reason: 'client_closed', detail: null, bytesSent: 1, bytesReceived: 2 });
+  return records.map(({ id }) => id);
+}
+
+const ofSession = (events: readonly JournalEvent[], session: string): JournalEvent[] =>
+  events.filter((event) => 'session' in event && event.session === session);
+
+describe('sealing', () => {
+  test('what went into the journal is in the recordings, event by event, and the journal is empty', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 0, max: 40 }),
+        fc.integer({ min: 0, max: 20_000 }),
+        fc.constantFrom('zstd' as const, 'gzip' as const, 'none' as const),
+        async (sessions, statements, size, compression) => {
+          using directory = new TemporaryDirectory();
+          const it = await bench(directory.path, undefined, { segmentBytesMax: 100_000 });
+          const ids = run(it.journal, sessions, statements, size);
+          await it.journal.close();
+          const truth = await journalEvents(it.journal.directory, it.keys.identities);
+          const sealer = new Sealer(it.options({ compression, partBytesMax: 50_000 }));
+          await sealer.finish();
+          await it.upload();
+          for (const id of ids) expect(await stored(it, id)).toEqual(ofSession(truth, id));
+          expect((await stored(it, it.journal.boot)).map(({ type }) => type)).toContain('journal');
+          expect(listSegments(it.journal.directory)).toEqual([]);
+          expect(spoolFiles(join(it.dataDir, 'spool'))).toEqual([]);
+        },
+      ),
+      { numRuns: 12 },
+    );
+  }, 60_000);
+
+  test('a long session is sealed in parts, and its segments are released', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    let now = Date.now();
+    const sealer = new Sealer(it.options({ sealMs: 60_000, now: () => now }));
+    const record = it.journal.session(sessionStart(newId()));
+    for (let round = 0; round < 3; round += 1) {
+      record.begin(new Statement('query', `SELECT ${round}`, 8));
+      it.journal.rotate();
+      await sealer.poll();
+      now += 61_000;
+      await sealer.poll();
+      await it.upload();
+    }
+    expect(listSegments(it.journal.directory).length).toBe(1);
+    record.close({ reason: 'killed', detail: null, bytesSent: 0, bytesReceived: 0 });
+    await it.journal.close();
+    await sealer.finish();
+    await it.upload();
+    const events = await stored(it, record.id);
+    expect(events.map(({ type }) => type)).toEqual([
+      'session_started',
+      'statement_started',
+      'statement_started',
+      'statement_started',
+      'session_ended',
+    ]);
+    expect((await it.store.list(sessionPrefix(record.id))).length).toBe(4);
+  });
+
+  test('only reviewers can read, with any of their keys, and the disk shows nothing', async () => {
+    using directory = new TemporaryDirectory();
+    const reviewers = [await generateX25519Identity(), await generateX25519Identity()];
+    const recipients = await Promise.all(reviewers.map((identity) => identityToRecipient(identity)));
+    const it = await bench(directory.path, { recipients, identities: [] });
+    const [id] = run(it.journal, 1, 3);
+    await it.journal.close();
+    await new Sealer(it.options({ compression: 'none' })).finish();
+    await it.upload();
+    for (const reviewer of reviewers) expect((await stored(it, id!, [reviewer])).length).toBe(8);
+    const key = (await it.store.list(sessionPrefix(id!)))[0]!.key;
+    const file = await it.store.get(key);
+    expect(file.toString('latin1')).not.toMatch(/SELECT|person|orders/);
+    const stranger = await generateX25519Identity();
+    expect(await unwrapKey(Buffer.from(inspectPart(file).header!.key, 'base64'), [stranger])).toBeNull();
+    expect(() => openPart(file, inspectPart(file), Buffer.alloc(32))).toThrow(
+      /cannot be opened with this key/,
+    );
+  });
+});
+
+describe('verifying', () => {
+  async function onePart(path: string): Promise<Buffer> {
+    const it = await bench(path);
+    const [id] = run(it.journal, 1, 2);
+    await it.journal.close();
+    await new Sealer(it.options()).finish();
+    await it.upload();
+    const key = (await it.store.list(sessionPrefix(id!)))[0]!.key;
+    return it.store.get(key);
+  }
+
+  async function manyChunks(path: string): Promise<Buffer> {
+    const it = await bench(path);
+    const [id] = run(it.journal, 1, 400, 3000);
+    await it.journal.close();
+    await new Sealer(it.options()).finish();
+    await it.upload();
+    const key = (await it.store.list(sessionPrefix(id!)))[0]!.key;
+    return it.store.get(key);
+  }
+
+  test('every flipped bit is found', async () => {
+    using directory = new TemporaryDirectory();
+    const file = await onePart(directory.path);
+    expect(inspectPart(file).faults).toEqual([]);
+    for (let at = 0; at < file.length; at += 1) {
+      for (const bit of [at % 8, (at + 3) % 8]) {
+        file[at]! ^= 1 << bit;
+        const { faults } = inspectPart(file);
+        file[at]! ^= 1 << bit;
+        expect(faults.length, `bit ${bit} of byte ${at}`).toBeGreaterThan(0);
+      }
+    }
+  }, 60_000);
+
+  test('every truncation is found', async () => {
+    using directory = new TemporaryDirectory();
+    const file = await onePart(directory.path);
+    for (let length = 0; length < file.length; length += 1)
+      expect(inspectPart(file.subarray(0, length)).faults.length, `${length} bytes`).toBeGreaterThan(0);
+    expect(inspectPart(Buffer.concat([file, Buffer.from('x')])).faults.length).toBeGreaterThan(0);
+  }, 60_000);
+
+  test('the first bad byte range is that of the chunk that was altered, removed, swapped or doubled', async () => {
+    using directory = new TemporaryDirectory();
+    const file = await manyChunks(directory.path);
+    const { chunks } = inspectPart(file).trailer!;
+    expect(chunks.length).toBeGreaterThan(3);
+    const [first, second, third] = chunks as [(typeof chunks)[0], (typeof chunks)[0], (typeof chunks)[0]];
+    const cut = (chunk: typeof first): Buffer => file.subarray(chunk.offset, chunk.offset + chunk.length);
+    const before = file.subarray(0, second.offset);
+    const behind = file.subarray(third.offset + third.length);
+    const altered = Buffer.from(file);
+    altered[second.offset + 100]! ^= 1;
+    expect(inspectPart(altered).faults[0]).toEqual({
+      from: second.offset,
+      to: second.offset + second.length,
+      what: 'chunk 1 was altered',
+    });
+    for (const middle of [[third, second], [second, second, third], [third]]) {
+      const [fault] = inspectPart(Buffer.concat([before, ...middle.map(cut), behind])).faults;
+      expect(fault!.from).toBeGreaterThanOrEqual(second.offset);
+      expect(fault!.from).toBeLessThanOrEqual(third.offset + third.length);
+    }
+  });
+
+  test('a file that is another part, or signed by another key, is told apart', async () => {
+    using directory = new TemporaryDirectory();
+    using other = new TemporaryDirectory();
+    const file = await onePart(directory.path);
+    const foreign = await onePart(other.path);
+    expect(inspectPart(file).signedBy).not.toBe(inspectPart(foreign).signedBy);
+    const { chunks } = inspectPart(foreign).trailer!;
+    const grafted = Buffer.concat([
+      file.subarray(0, inspectPart(file).trailer!.chunks[0]!.offset),
+      foreign.subarray(chunks[0]!.offset),
+    ]);
+    expect(inspectPart(grafted).faults[0]!.what).toBe('the header was altered');
+  });
+});
+
+describe('after a crash', () => {
+  /** What lies on disk when the process stops at this moment, as a second world to be recovered. */
+  function copy(from: string, to: string): void {
+    mkdirSync(to, { recursive: true });
+    for (const entry of readdirSync(from, { withFileTypes: true })) {
+      if (entry.name === 'lock') continue;
+      if (entry.isDirectory()) copy(join(from, entry.name), join(to, entry.name));
+      else copyFileSync(join(from, entry.name), join(to, entry.name));
+    }
+  }
+
+  test('at every step of sealing and storing: nothing is lost, nothing is twice, open sessions are interrupted', async () => {
+    using directory = new TemporaryDirectory();
+    const live = await bench(join(directory.path, 'live'));
+    let now = Date.now();
+    const worlds: string[] = [];
+    const snapshot = (): void => {
+      const world = join(directory.path, `world-${worlds.length}`);
+      copy(join(directory.path, 'live'), world);
+      worlds.push(world);
+    };
+    const sealer = new Sealer(
+      live.options({ sealMs: 60_000, now: () => now, partBytesMax: 20_000, sealed: snapshot }),
+    );
+    const promised = new Map<string, number>();
+    const long = live.journal.session(sessionStart(newId(), 'long'));
+    const idle = live.journal.session(sessionStart(newId(), 'idle'));
+    const counts: Map<string, number>[] = [];
+    const step = async (work: () => void | Promise<void>): Promise<void> => {
+      const before = worlds.length;
+      await work();
+      snapshot();
+      while (counts.length < worlds.length) counts.push(new Map(promised));
+      expect(worlds.length).toBeGreaterThan(before);
+    };
+    const statement = (): void => {
+      long.begin(new Statement('query', `SELECT ${'y'.repeat(5000)} ${Math.random()}`, 5000));
+      live.journal.flush();
+      promised.set(long.id, (promised.get(long.id) ?? 0) + 1);
+    };
+    for (let round = 0; round < 3; round += 1) {
+      await step(statement);
+      await step(statement);
+      await step(async () => void (await sealer.poll()));
+      await step(() => live.journal.rotate());
+      await step(statement);
+      now += 61_000;
+      await step(async () => void (await sealer.poll()));
+      await step(() => live.upload());
+    }
+    await live.journal.close();
+    sealer.close();
+    expect(worlds.length).toBeGreaterThan(20);
+    for (const [index, world] of worlds.entries()) {
+      const keys = await loadRecordingKeys(join(world, 'data'), []);
+      const it: Bench = {
+        ...live,
+        dataDir: join(world, 'data'),
+        store: new DirectoryStore(join(world, 'store')),
+        keys,
+      };
+      const options = {
+        journalDirectory: join(world, 'data', 'journal'),
+        spoolDirectory: join(world, 'data', 'spool'),
+        gateway: 'gw-test',
+        recipients: keys.recipients,
+        signing: loadSigningKey(it.dataDir),
+        store: it.store,
+      };
+      await recoverJournal({ ...options, current: '', identities: keys.identities });
+      // A second crash right behind the first must not change what the first recovery made.
+      await recoverJournal({ ...options, current: '', identities: keys.identities });
+      const uploader = new Uploader(options.spoolDirectory, it.store, QUIET);
+      await uploader.run(true);
+      const events = await stored(it, long.id);
+      const seqs = events.filter((event) => event.type === 'statement_started').map(({ seq }) => seq);
+      expect(seqs, `world ${index}`).toEqual(
+        Array.from({ length: counts[index]?.get(long.id) ?? 0 }, (_, at) => at + 1),
+      );
+      for (const id of [long.id, idle.id]) {
+        const own = id === long.id ? events : await stored(it, id);
+        expect(own[0], `world ${index}`).toMatchObject({ type: 'session_started' });
+        expect(own.at(-1), `world ${index}`).toMatchObject({ type: 'session_ended', reason: 'interrupted' });
+        expect(own.filter(({ type }) => type === 'session_ended').length).toBe(1);
+      }
+      expect(listSegments(options.journalDirectory)).toEqual([]);
+    }
+  }, 120_000);
+
+  test('a gateway that cannot read its own journal stores it as it is, for reviewers', async () => {
+    using directory = new TemporaryDirectory();
+    const reviewer = await generateX25519Identity();
+    const it = await bench(directory.path, {
+      recipients: [await identityToRecipient(reviewer)],
+      identities: [],
+    });
+    const record = it.journal.session(sessionStart(newId()));
+    record.begin(new Statement('query', 'SELECT 1', 8));
+    it.journal.flush();
+    await it.journal.close();
+    await it.recover();
+    expect(listSegments(it.journal.directory)).toEqual([]);
+    expect(await listBundles(it.store)).toEqual([it.journal.boot]);
+    const events = await journalEvents(join(it.storePath, 'journal', it.journal.boot), [reviewer]);
+    expect(events.map(({ type }) => type)).toContain('statement_started');
+  });
+
+  test('an altered segment is kept as evidence, and the recordings say so', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const record = it.journal.session(sessionStart(newId()));
+    record.begin(new Statement('query', 'SELECT 1', 8));
+    it.journal.flush();
+    record.begin(new Statement('query', 'SELECT 2', 8));
+    it.journal.flush();
+    await it.journal.close();
+    const [segment] = listSegments(it.journal.directory);
+    const bytes = readFileSync(segment!.path);
+    bytes[bytes.length - 200]! ^= 1;
+    writeFileSync(segment!.path, bytes);
+    await it.recover();
+    await it.upload();
+    const events = await stored(it, record.id);
+    expect(events.map(({ type }) => type)).toEqual(
+      expect.arrayContaining(['statement_started', 'gap', 'session_ended']),
+    );
+    expect(existsSync(join(it.journal.directory, 'damaged', segment!.name))).toBe(true);
+  });
+});
+
+describe('the store is away', () => {
+  test('parts wait in the spool and are stored when it is back', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    writeFileSync(it.storePath, 'not a folder');
+    const ids = run(it.journal, 5, 2);
+    await it.journal.close();
+    await new Sealer(it.options()).finish();
+    const spool = join(it.dataDir, 'spool');
+    const uploader = new Uploader(spool, it.store, QUIET);
+    await uploader.run();
+    expect(uploader.state).toMatchObject({ files: 6 });
+    expect(uploader.state.error).toMatch(/cannot be written/);
+    rmSync(it.storePath);
+    expect(await uploader.run()).toBe(0);
+    expect(await uploader.run(true)).toBe(6);
+    expect(uploader.state).toEqual({ files: 0, bytes: 0, error: null });
+    for (const id of ids) expect((await stored(it, id)).length).toBe(6);
+  });
+});

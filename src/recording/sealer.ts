@@ -1,0 +1,510 @@
+import { randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
+import { type JournalEvent, timeText } from './events.ts';
+import { decodeEvent, type RawEvent } from './format.ts';
+import { type SigningKey, wrapKey } from './keys.ts';
+import { CHUNK_BYTES_MAX, PART_BYTES_MAX, SEAL_MS, SEALER_MEMORY_BYTES_MAX } from './limits.ts';
+import { type JournalRead, JournalReader, listSegments } from './reader.ts';
+import {
+  type Compression,
+  inspectPart,
+  type PartInspection,
+  type Place,
+  type RecordingState,
+  RecordingWriter,
+} from './recording.ts';
+import { parsePartKey, partKey, type RecordingStore, sessionPrefix } from './store/store.ts';
+
+/**
+ * Turns the journal of one boot into recordings.
+ *
+ * It follows the journal's files, sorts events by session, and seals each session's into parts: when the session ends,
+ * when its events have waited for some minutes, or when a part has grown large. Sealed parts lie in `spool` until the
+ * store has them. A segment of the journal is removed when every event in it lies in a sealed part that is on disk.
+ *
+ * It keeps no state of its own that a crash could lose: a part's trailer says which place in the journal it ends at, and
+ * whoever seals the rest after a crash begins behind that place.
+ */
+
+export interface SealerOptions {
+  readonly journalDirectory: string;
+  readonly spoolDirectory: string;
+  readonly boot: string;
+  readonly bootKey: Buffer;
+  readonly gateway: string;
+  readonly recipients: readonly string[];
+  readonly signing: SigningKey;
+  readonly store: RecordingStore;
+  /** Parts of this boot may exist already: look for them before beginning a session's next part. */
+  readonly resumed: boolean;
+  readonly compression?: Compression;
+  readonly sealMs?: number;
+  readonly partBytesMax?: number;
+  readonly now?: () => number;
+  /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
+  readonly heard?: (event: JournalEvent, session: string) => void;
+  readonly sealed?: (part: SealedPart) => void;
+  readonly log?: SealerLog;
+}
+
+export interface SealerLog {
+  info(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface SealedPart {
+  readonly session: string;
+  readonly part: number;
+  readonly state: RecordingState;
+  readonly key: string;
+  readonly events: number;
+  readonly bytes: number;
+}
+
+interface SessionState {
+  readonly id: string;
+  /** The number of the part that is open or comes next. */
+  part: number;
+  /** SHA-256 of the part before. */
+  previous: string | null;
+  /** Events up to here lie in sealed parts. */
+  sealedTo: Place | null;
+  open: OpenPart | null;
+  statements: number;
+  lastAt: string | null;
+  ended: boolean;
+}
+
+interface OpenPart {
+  lines: string[];
+  /** Characters in `lines`, close enough to bytes for limits. */
+  size: number;
+  events: number;
+  from: Place;
+  to: Place;
+  firstAt: string;
+  lastAt: string;
+  readonly openedAt: number;
+  /** Set once a chunk has been written. */
+  file: { writer: RecordingWriter; fd: number; path: string } | null;
+}
+
+export class Sealer {
+  readonly #options: SealerOptions;
+  readonly #reader: JournalReader;
+  readonly #sessions = new Map<string, SessionState>();
+  readonly #now: () => number;
+  /** Sealed files that have not been synced. */
+  readonly #unsynced = new Set<string>();
+  #memory = 0;
+  #closedByMark = false;
+  #place: Place = [0, 0, 0];
+  #lastAt: string;
+
+  constructor(options: SealerOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#lastAt = timeText(this.#now());
+    mkdirSync(options.spoolDirectory, { recursive: true, mode: 0o700 });
+    this.#reader = new JournalReader(options.journalDirectory, options.boot, options.bootKey);
+    // Parts that were being written when their process stopped: the journal still has their events.
+    for (const name of readdirSync(options.spoolDirectory)) {
+      if (name.endsWith('.tmp') && name.startsWith(`${options.boot}.`))
+        rmSync(join(options.spoolDirectory, name), { force: true });
+    }
+  }
+
+  /** Sessions that are not over. */
+  get openSessions(): number {
+    let open = 0;
+    for (const state of this.#sessions.values()) if (!state.ended) open += 1;
+    return open;
+  }
+
+  /** Reads what is new in the journal and seals what is due. Gives the number of events read. */
+  async poll(final = false): Promise<number> {
+    let events = 0;
+    let reads = 0;
+    for (let read = this.#reader.next(final); read !== null; read = this.#reader.next(final)) {
+      events += read.kind === 'batch' ? read.events.length : 0;
+      await this.#take(read);
+      reads += 1;
+      if (reads % 64 === 0) await turn();
+    }
+    await this.#sealDue();
+    this.release();
+    return events;
+  }
+
+  /**
+   * Seals everything, for a boot that is over. Sessions that have no end on record get one: `interrupted`. Removes the
+   * boot's segments.
+   */
+  async finish(): Promise<void> {
+    await this.poll(true);
+    for (const state of [...this.#sessions.values()]) {
+      if (state.id !== this.#options.boot && !state.ended)
+        await this.#interrupt(state, 'the gateway stopped while the session was open');
+    }
+    const gateway = this.#sessions.get(this.#options.boot);
+    if (gateway?.open) await this.#seal(gateway, this.#closedByMark ? 'ended' : 'interrupted');
+    this.release(true);
+    this.#reader.close();
+  }
+
+  close(): void {
+    this.#reader.close();
+    for (const state of this.#sessions.values()) {
+      if (state.open?.file) closeSync(state.open.file.fd);
+    }
+  }
+
+  /** Seals all that is open, as when the gateway is about to stop and wants little left to finish. */
+  async sealAll(): Promise<void> {
+    for (const state of this.#sessions.values()) if (state.open !== null) await this.#seal(state, 'open');
+    this.release();
+  }
+
+  /** Removes the segments whose every event lies in sealed parts on disk. */
+  release(all = false): void {
+    const { journalDirectory, boot } = this.#options;
+    let needed = all ? Number.POSITIVE_INFINITY : this.#reader.segment;
+    for (const { open } of this.#sessions.values())
+      if (open !== null) needed = Math.min(needed, open.from[0]);
+    const over = listSegments(journalDirectory).filter((file) => file.boot === boot && file.segment < needed);
+    if (over.length === 0) return;
+    this.#syncSpool();
+    for (const file of over) rmSync(file.path, { force: true });
+  }
+
+  async #take(read: JournalRead): Promise<void> {
+    const { segment, offset } = read.position;
+    this.#place = [segment, offset, 0];
+    if (read.kind === 'batch') {
+      for (let index = 0; index < read.events.length; index += 1) {
+        this.#place = [segment, offset, index];
+        await this.#raw(read.events[index]!);
+      }
+      if (this.#memory > SEALER_MEMORY_BYTES_MAX) await this.#relieve();
+      return;
+    }
+    const reason =
+      read.kind === 'torn'
+        ? `${read.end - offset} bytes of a write that was cut short`
+        : `bytes ${offset} to ${read.end} of segment ${segment}: ${read.reason}`;
+    if (read.kind === 'damaged') this.#keepDamaged(segment, reason);
+    const open = [...this.#sessions.values()].filter(
+      (state) => !state.ended && state.id !== this.#options.boot,
+    );
+    const gap: JournalEvent = {
+      type: 'gap',
+      at: this.#lastAt,
+      from: this.#lastAt,
+      to: this.#lastAt,
+      events: read.kind === 'torn' ? read.events.length : 0,
+      sessions: read.kind === 'torn' ? [] : open.map(({ id }) => id),
+      reason,
+    };
+    await this.#event(await this.#state(this.#options.boot), gap);
+    if (read.kind === 'damaged') for (const state of open) await this.#event(state, gap);
+  }
+
+  /** An altered segment is evidence: it is kept beside the journal. */
+  #keepDamaged(segment: number, reason: string): void {
+    const { journalDirectory, boot, log } = this.#options;
+    log?.error({ boot, segment, reason }, 'the journal was altered');
+    const file = listSegments(journalDirectory).find(
+      (entry) => entry.boot === boot && entry.segment === segment,
+    );
+    if (file === undefined) return;
+    const folder = join(journalDirectory, 'damaged');
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    renameSync(file.path, join(folder, file.name));
+  }
+
+  async #raw(raw: RawEvent): Promise<void> {
+    const id = raw.session ?? this.#options.boot;
+    const state = await this.#state(id);
+    const event = decodeEvent(raw.bytes);
+    this.#lastAt = event.at;
+    if (event.type === 'journal') await this.#mark(event);
+    if (state.sealedTo !== null && !after(this.#place, state.sealedTo)) {
+      if (event.type === 'session_ended') state.ended = true;
+      return;
+    }
+    await this.#event(state, event);
+    if (event.type === 'gap') {
+      for (const session of event.sessions) {
+        const loser = this.#sessions.get(session);
+        if (loser !== undefined && !loser.ended) await this.#event(loser, event);
+      }
+    }
+    if (event.type === 'session_ended') await this.#seal(state, 'ended');
+  }
+
+  /** A mark lists the open sessions: those before a crash are learnt from it, and those whose end was lost. */
+  async #mark(event: JournalEvent & { type: 'journal' }): Promise<void> {
+    this.#closedByMark = event.action === 'closed';
+    const open = new Set(event.sessions);
+    for (const session of open) await this.#state(session);
+    for (const state of [...this.#sessions.values()]) {
+      if (open.has(state.id) || state.ended || state.id === this.#options.boot) continue;
+      await this.#interrupt(state, 'the end of the session is not on record');
+    }
+  }
+
+  async #interrupt(state: SessionState, detail: string): Promise<void> {
+    await this.#event(state, {
+      type: 'session_ended',
+      session: state.id,
+      at: state.lastAt ?? this.#lastAt,
+      reason: 'interrupted',
+      detail,
+      statements: state.statements,
+      bytes_sent: 0,
+      bytes_received: 0,
+    });
+    await this.#seal(state, 'interrupted');
+  }
+
+  async #event(state: SessionState, event: JournalEvent): Promise<void> {
+    this.#options.heard?.(event, state.id);
+    if (event.type === 'statement_started') state.statements = event.seq;
+    state.lastAt = event.at;
+    const line = JSON.stringify(event);
+    state.open ??= {
+      lines: [],
+      size: 0,
+      events: 0,
+      from: this.#place,
+      to: this.#place,
+      firstAt: event.at,
+      lastAt: event.at,
+      openedAt: this.#now(),
+      file: null,
+    };
+    const open = state.open;
+    open.lines.push(line);
+    open.size += line.length + 1;
+    open.events += 1;
+    open.to = this.#place;
+    open.lastAt = event.at;
+    this.#memory += line.length + 1;
+    if (open.size < CHUNK_BYTES_MAX) return;
+    await this.#chunk(state, open);
+    const size = open.file?.writer.size ?? 0;
+    if (size >= (this.#options.partBytesMax ?? PART_BYTES_MAX)) await this.#seal(state, 'open');
+  }
+
+  async #sealDue(): Promise<void> {
+    const due = this.#now() - (this.#options.sealMs ?? SEAL_MS);
+    for (const state of this.#sessions.values())
+      if (state.open !== null && state.open.openedAt <= due) await this.#seal(state, 'open');
+  }
+
+  /** Writes the largest waiting chunks, until half of the memory is free again. */
+  async #relieve(): Promise<void> {
+    const waiting = [...this.#sessions.values()]
+      .filter((state) => state.open !== null)
+      .sort((left, right) => right.open!.size - left.open!.size);
+    for (const state of waiting) {
+      if (this.#memory <= SEALER_MEMORY_BYTES_MAX / 2) return;
+      await this.#chunk(state, state.open!);
+    }
+  }
+
+  async #chunk(state: SessionState, open: OpenPart): Promise<void> {
+    if (open.lines.length === 0) return;
+    open.file ??= await this.#begin(state, open);
+    const bytes = Buffer.from(`${open.lines.join('\n')}\n`, 'utf8');
+    writeWhole(open.file.fd, open.file.writer.chunk(bytes, open.lines.length));
+    this.#memory -= open.size;
+    open.lines = [];
+    open.size = 0;
+  }
+
+  async #begin(state: SessionState, open: OpenPart): Promise<NonNullable<OpenPart['file']>> {
+    const { boot, gateway, recipients, signing, spoolDirectory, compression } = this.#options;
+    const key = randomBytes(32);
+    const wrapped = await wrapKey(key, recipients);
+    const writer = new RecordingWriter(
+      {
+        session: state.id,
+        part: state.part,
+        previous: state.previous,
+        gateway,
+        created_at: open.firstAt,
+        compression: compression ?? 'zstd',
+        recipients: [...recipients],
+        key: wrapped.toString('base64'),
+      },
+      key,
+      signing,
+    );
+    const path = join(spoolDirectory, `${boot}.${state.id}.${state.part}.tmp`);
+    const fd = openSync(path, 'w', 0o600);
+    writeWhole(fd, writer.head);
+    return { writer, fd, path };
+  }
+
+  async #seal(state: SessionState, wanted: RecordingState): Promise<void> {
+    const open = state.open;
+    if (open === null) return;
+    await this.#chunk(state, open);
+    const { writer, fd, path } = open.file!;
+    const { boot, spoolDirectory } = this.#options;
+    writeWhole(
+      fd,
+      writer.end({
+        state: wanted,
+        firstAt: open.firstAt,
+        lastAt: open.lastAt,
+        boot,
+        from: open.from,
+        to: open.to,
+      }),
+    );
+    closeSync(fd);
+    const name = spoolName(state.id, state.part);
+    const target = join(spoolDirectory, name);
+    renameSync(path, target);
+    this.#unsynced.add(target);
+    const part = state.part;
+    state.previous = writer.sha256;
+    state.sealedTo = open.to;
+    state.part += 1;
+    state.open = null;
+    if (wanted !== 'open') {
+      state.ended = true;
+      // A session that ended has no more events; what is left of it is in the parts' trailers.
+      this.#sessions.delete(state.id);
+    }
+    this.#options.sealed?.({
+      session: state.id,
+      part,
+      state: wanted,
+      key: partKey(state.id, part),
+      events: writer.events,
+      bytes: writer.size,
+    });
+  }
+
+  async #state(id: string): Promise<SessionState> {
+    const known = this.#sessions.get(id);
+    if (known !== undefined) return known;
+    const state: SessionState = {
+      id,
+      part: 1,
+      previous: null,
+      sealedTo: null,
+      open: null,
+      statements: 0,
+      lastAt: null,
+      ended: false,
+    };
+    if (this.#options.resumed) {
+      const last = await lastPart(id, this.#options.spoolDirectory, this.#options.store);
+      if (last?.trailer) {
+        state.part = last.trailer.part + 1;
+        state.previous = last.sha256;
+        state.lastAt = last.trailer.last_at;
+        if (last.trailer.journal.boot === this.#options.boot) state.sealedTo = last.trailer.journal.to;
+        state.ended = last.trailer.state !== 'open';
+      }
+    }
+    this.#sessions.set(id, state);
+    return state;
+  }
+
+  #syncSpool(): void {
+    for (const path of this.#unsynced) {
+      // Gone: the store has it, and has synced it.
+      if (existsSync(path)) syncFile(path);
+    }
+    this.#unsynced.clear();
+    syncFile(this.#options.spoolDirectory);
+  }
+}
+
+function after(place: Place, other: Place): boolean {
+  for (let index = 0; index < 3; index += 1) {
+    if (place[index]! !== other[index]!) return place[index]! > other[index]!;
+  }
+  return false;
+}
+
+function writeWhole(fd: number, bytes: Buffer): void {
+  let written = 0;
+  while (written < bytes.length) written += writeSync(fd, bytes, written, bytes.length - written, null);
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } catch (error) {
+    if (!['EINVAL', 'ENOTSUP', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** The last part of a session that was sealed, wherever it is now. */
+async function lastPart(
+  session: string,
+  spool: string,
+  store: RecordingStore,
+): Promise<PartInspection | null> {
+  const spooled = spoolFiles(spool).filter((file) => file.session === session);
+  const stored = (await store.list(sessionPrefix(session))).flatMap((object) => {
+    const parsed = parsePartKey(object.key);
+    return parsed === null ? [] : [{ ...parsed, key: object.key }];
+  });
+  const inSpool = spooled.at(-1);
+  const inStore = stored.at(-1);
+  if (inSpool !== undefined && inSpool.part >= (inStore?.part ?? 0))
+    return inspectPart(readFileSync(inSpool.path));
+  return inStore === undefined ? null : inspectPart(await store.get(inStore.key));
+}
+
+export interface SpoolFile {
+  readonly session: string;
+  readonly part: number;
+  readonly path: string;
+  readonly size: number;
+}
+
+function spoolName(session: string, part: number): string {
+  return `${session}-${String(part).padStart(6, '0')}.sprec`;
+}
+
+/** Sealed parts that wait for the store, by session and part. */
+export function spoolFiles(spool: string): SpoolFile[] {
+  if (!existsSync(spool)) return [];
+  const files: SpoolFile[] = [];
+  for (const name of readdirSync(spool).sort()) {
+    const match = /^([\x21-\x2e\x30-\x7e]{26})-(\d{6})\.sprec$/.exec(name);
+    if (match === null) continue;
+    const path = join(spool, name);
+    try {
+      files.push({ session: match[1]!, part: Number(match[2]), path, size: statSync(path).size });
+    } catch {
+      // Stored and removed meanwhile.
+    }
+  }
+  return files;
+}

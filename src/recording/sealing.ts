@@ -1,0 +1,110 @@
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import type { PipelineOptions, PipelineStatus } from './pipeline.ts';
+
+export type ToThread = { readonly kind: 'finish' };
+export type FromThread =
+  | { readonly kind: 'status'; readonly status: PipelineStatus }
+  | {
+      readonly kind: 'log';
+      readonly level: 'info' | 'error';
+      readonly fields: object;
+      readonly message: string;
+    }
+  | { readonly kind: 'finished' };
+
+export interface SealingLog {
+  info(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+/** Pauses before a thread that died is started again. */
+const RESTART_MS = 5_000;
+
+const IDLE: PipelineStatus = {
+  spoolFiles: 0,
+  spoolBytes: 0,
+  storeError: null,
+  error: null,
+  partsSealed: 0,
+  partsStored: 0,
+  eventsRead: 0,
+};
+
+/**
+ * Sealing, storing and indexing in a thread of their own, so that they take no time from sessions. The thread reads the
+ * journal's files; when it dies it is started again and goes on where the sealed parts end.
+ */
+export class Sealing {
+  readonly #options: PipelineOptions;
+  readonly #log: SealingLog;
+  readonly #reported: (status: PipelineStatus) => void;
+  #worker: Worker | null = null;
+  #status: PipelineStatus = IDLE;
+  #restart: NodeJS.Timeout | null = null;
+  #finishing: { resolve: () => void; deadline: NodeJS.Timeout } | null = null;
+
+  /** `reported` hears the status once a second. */
+  constructor(
+    options: PipelineOptions,
+    log: SealingLog,
+    reported: (status: PipelineStatus) => void = () => {},
+  ) {
+    this.#options = options;
+    this.#log = log;
+    this.#reported = reported;
+    this.#start(false);
+  }
+
+  get status(): PipelineStatus {
+    return this.#status;
+  }
+
+  /**
+   * Call when the journal is closed. Seals what there is and stores what the store takes within `deadlineMs`; the next
+   * start finishes the rest. Never rejects.
+   */
+  async finish(deadlineMs: number): Promise<void> {
+    if (this.#restart !== null) clearTimeout(this.#restart);
+    const worker = this.#worker;
+    if (worker === null) return;
+    await new Promise<void>((resolve) => {
+      const deadline = setTimeout(resolve, deadlineMs);
+      this.#finishing = { resolve, deadline };
+      worker.postMessage({ kind: 'finish' } satisfies ToThread);
+    });
+    clearTimeout(this.#finishing!.deadline);
+    await worker.terminate();
+  }
+
+  #start(resumed: boolean): void {
+    // The compiled file of an installed package, the source of a checkout.
+    const file = new URL(`./sealer-thread${extname(import.meta.filename)}`, import.meta.url);
+    const worker = new Worker(file, { workerData: { options: this.#options, resumed } });
+    this.#worker = worker;
+    worker.on('message', (message: FromThread) => this.#message(message));
+    worker.on('error', (error) => this.#log.error({ error: error.message }, 'the sealing thread failed'));
+    worker.once('exit', () => this.#exited());
+    worker.unref();
+  }
+
+  #message(message: FromThread): void {
+    if (message.kind === 'log') this.#log[message.level](message.fields, message.message);
+    else if (message.kind === 'finished') this.#finishing?.resolve();
+    else {
+      this.#status = message.status;
+      this.#reported(message.status);
+    }
+  }
+
+  #exited(): void {
+    this.#worker = null;
+    if (this.#finishing !== null) {
+      this.#finishing.resolve();
+      return;
+    }
+    this.#status = { ...this.#status, error: 'the sealing thread is being started again' };
+    this.#restart = setTimeout(() => this.#start(true), RESTART_MS);
+    this.#restart.unref();
+  }
+}

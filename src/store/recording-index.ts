@@ -1,0 +1,365 @@
+import { chmodSync, mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+
+/**
+ * What of the recordings can be searched: sessions, and of their statements the fields one asks by. An index and no
+ * record: it can be deleted and made anew from the recordings, and nothing is proved by it.
+ *
+ * It holds statement texts in the clear. Where the gateway's disk must show nothing, it is kept to sessions.
+ */
+export interface RecordingIndex {
+  /** Adds rows; those that are there already are replaced. All or none. */
+  write(rows: IndexRows): void;
+  sessions(filter: SessionFilter): SessionRow[];
+  session(id: string): SessionRow | null;
+  search(filter: StatementFilter): StatementRow[];
+  /** Sets or lifts the legal hold of a session; false when it is not in the index. */
+  hold(session: string, held: boolean): boolean;
+  remove(session: string): void;
+  /** Bytes and sessions by resource. */
+  sizes(): { resource: string; sessions: number; bytes: number }[];
+  close(): void;
+}
+
+export interface IndexRows {
+  readonly sessions: readonly SessionPatch[];
+  readonly statements: readonly StatementRow[];
+}
+
+export type SessionStateName = 'live' | 'ended' | 'interrupted';
+
+export interface SessionRow {
+  readonly id: string;
+  readonly gateway: string;
+  readonly principal: string;
+  readonly resource: string;
+  readonly engine: string;
+  readonly database: string | null;
+  readonly database_user: string;
+  readonly client_address: string;
+  readonly client_program: string | null;
+  readonly server_session: string | null;
+  /** Milliseconds since the epoch. */
+  readonly started_at: number;
+  readonly ended_at: number | null;
+  readonly state: SessionStateName;
+  readonly reason: string | null;
+  readonly statements: number;
+  readonly errors: number;
+  readonly denied: number;
+  readonly rows_returned: number;
+  /** Of the sealed parts. */
+  readonly bytes: number;
+  readonly parts: number;
+  readonly held: number;
+}
+
+/** `add` fields grow by what is given, the others are set where they are given. */
+export interface SessionPatch {
+  readonly id: string;
+  readonly set: Partial<Omit<SessionRow, 'id' | 'held'>>;
+  readonly add: Partial<
+    Record<'statements' | 'errors' | 'denied' | 'rows_returned' | 'bytes' | 'parts', number>
+  >;
+}
+
+export interface StatementRow {
+  readonly session: string;
+  readonly seq: number;
+  /** Milliseconds since the epoch. */
+  readonly at: number;
+  readonly kind: string;
+  readonly text: string | null;
+  readonly status: string;
+  readonly rows_returned: number | null;
+  readonly rows_affected: number | null;
+  readonly duration_us: number | null;
+  readonly error_code: string | null;
+  /** Tables touched, lower case, as the text names them. */
+  readonly tables: readonly string[];
+  readonly effects: readonly string[];
+}
+
+export interface SessionFilter {
+  readonly principal?: string;
+  readonly resource?: string;
+  readonly engine?: string;
+  readonly state?: SessionStateName;
+  readonly reason?: string;
+  readonly since?: number;
+  readonly until?: number;
+  readonly limit: number;
+  readonly offset?: number;
+}
+
+export interface StatementFilter extends SessionFilter {
+  readonly session?: string;
+  /** Words that the text must hold, all of them. */
+  readonly text?: string;
+  readonly table?: string;
+  readonly effect?: string;
+  readonly status?: string;
+  readonly rowsMin?: number;
+  readonly durationMsMin?: number;
+}
+
+/** Text kept per statement; the rest is in the recording. */
+const TEXT_CHARACTERS_MAX = 16 * 1024;
+export const RESULTS_MAX = 10_000;
+
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, gateway TEXT NOT NULL DEFAULT '', principal TEXT NOT NULL DEFAULT '',
+    resource TEXT NOT NULL DEFAULT '', engine TEXT NOT NULL DEFAULT '', database TEXT,
+    database_user TEXT NOT NULL DEFAULT '', client_address TEXT NOT NULL DEFAULT '', client_program TEXT,
+    server_session TEXT, started_at REAL NOT NULL DEFAULT 0, ended_at REAL, state TEXT NOT NULL DEFAULT 'live',
+    reason TEXT, statements INTEGER NOT NULL DEFAULT 0, errors INTEGER NOT NULL DEFAULT 0,
+    denied INTEGER NOT NULL DEFAULT 0, rows_returned INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    parts INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0
+  ) STRICT;
+  CREATE INDEX IF NOT EXISTS sessions_by_start ON sessions (started_at);
+  CREATE INDEX IF NOT EXISTS sessions_by_principal ON sessions (principal, started_at);
+  CREATE INDEX IF NOT EXISTS sessions_by_resource ON sessions (resource, started_at);
+  CREATE TABLE IF NOT EXISTS statements (
+    id INTEGER PRIMARY KEY, session TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+    text TEXT, status TEXT NOT NULL, rows_returned INTEGER, rows_affected INTEGER, duration_us INTEGER,
+    error_code TEXT, effects TEXT NOT NULL DEFAULT '', UNIQUE (session, seq)
+  ) STRICT;
+  CREATE INDEX IF NOT EXISTS statements_by_time ON statements (at);
+  CREATE TABLE IF NOT EXISTS statement_tables (
+    name TEXT NOT NULL, statement INTEGER NOT NULL, PRIMARY KEY (name, statement)
+  ) STRICT, WITHOUT ROWID;
+  CREATE VIRTUAL TABLE IF NOT EXISTS statement_texts USING fts5 (
+    text, content='statements', content_rowid='id', tokenize="unicode61 tokenchars '_$'"
+  );
+`;
+
+/** The index in a SQLite file of this process and of the commands that read it (WAL). */
+export class SqliteRecordingIndex implements RecordingIndex {
+  readonly #database: DatabaseSync;
+  readonly #statements = new Map<string, StatementSync>();
+
+  /** Throws what SQLite throws. The file is for its owner alone (mode 0600). */
+  constructor(path: string, options: { readOnly?: boolean } = {}) {
+    if (options.readOnly !== true) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    this.#database = new DatabaseSync(path, { readOnly: options.readOnly ?? false, timeout: 5000 });
+    if (options.readOnly === true) return;
+    chmodSync(path, 0o600);
+    this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
+    this.#database.exec(SCHEMA);
+  }
+
+  write({ sessions, statements }: IndexRows): void {
+    this.#database.exec('BEGIN IMMEDIATE');
+    try {
+      for (const patch of sessions) this.#patch(patch);
+      for (const row of statements) this.#insert(row);
+      this.#database.exec('COMMIT');
+    } catch (error) {
+      this.#database.exec('ROLLBACK');
+      throw error;
+    }
+  }
+
+  sessions(filter: SessionFilter): SessionRow[] {
+    const { where, values } = sessionWhere(filter);
+    const sql = `SELECT s.* FROM sessions s ${where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?`;
+    return this.#all(sql, [...values, limitOf(filter), filter.offset ?? 0]) as unknown as SessionRow[];
+  }
+
+  session(id: string): SessionRow | null {
+    return (this.#all('SELECT * FROM sessions WHERE id = ?', [id])[0] as unknown as SessionRow) ?? null;
+  }
+
+  search(filter: StatementFilter): StatementRow[] {
+    const { where, values } = statementWhere(filter);
+    const sql = `
+      SELECT t.*, (SELECT group_concat(name, ' ') FROM statement_tables WHERE statement = t.id) AS tables
+      FROM statements t JOIN sessions s ON s.id = t.session ${where}
+      ORDER BY t.at DESC, t.seq DESC LIMIT ? OFFSET ?`;
+    return this.#all(sql, [...values, limitOf(filter), filter.offset ?? 0]).map((row) => {
+      const { id: _, tables, effects, ...rest } = row as Record<string, unknown>;
+      return {
+        ...(rest as unknown as StatementRow),
+        tables: wordsOf(tables),
+        effects: wordsOf(effects),
+      };
+    });
+  }
+
+  hold(session: string, held: boolean): boolean {
+    const sql = 'UPDATE sessions SET held = ? WHERE id = ?';
+    return this.#prepare(sql).run(held ? 1 : 0, session).changes === 1;
+  }
+
+  remove(session: string): void {
+    this.#database.exec('BEGIN IMMEDIATE');
+    try {
+      const ids = this.#all('SELECT id, text FROM statements WHERE session = ?', [session]);
+      for (const { id, text } of ids) this.#forget(id as number, text as string | null);
+      this.#prepare('DELETE FROM statements WHERE session = ?').run(session);
+      this.#prepare('DELETE FROM sessions WHERE id = ?').run(session);
+      this.#database.exec('COMMIT');
+    } catch (error) {
+      this.#database.exec('ROLLBACK');
+      throw error;
+    }
+  }
+
+  sizes(): { resource: string; sessions: number; bytes: number }[] {
+    return this.#all(
+      'SELECT resource, count(*) AS sessions, sum(bytes) AS bytes FROM sessions GROUP BY resource ORDER BY bytes DESC',
+      [],
+    ) as { resource: string; sessions: number; bytes: number }[];
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  #patch({ id, set, add }: SessionPatch): void {
+    this.#prepare('INSERT OR IGNORE INTO sessions (id) VALUES (?)').run(id);
+    const columns = Object.keys(set);
+    const grown = Object.keys(add);
+    if (columns.length + grown.length === 0) return;
+    const terms = [...columns.map((name) => `${name} = ?`), ...grown.map((name) => `${name} = ${name} + ?`)];
+    const values = [...Object.values(set), ...Object.values(add)] as SQLInputValue[];
+    this.#prepare(`UPDATE sessions SET ${terms.join(', ')} WHERE id = ?`).run(...values, id);
+  }
+
+  #insert(row: StatementRow): void {
+    const text = row.text === null ? null : row.text.slice(0, TEXT_CHARACTERS_MAX);
+    const known = this.#all('SELECT id, text FROM statements WHERE session = ? AND seq = ?', [
+      row.session,
+      row.seq,
+    ])[0];
+    if (known !== undefined) {
+      this.#forget(known['id'] as number, known['text'] as string | null);
+      this.#prepare('DELETE FROM statements WHERE id = ?').run(known['id'] as number);
+    }
+    const { lastInsertRowid } = this.#prepare(
+      `INSERT INTO statements (session, seq, at, kind, text, status, rows_returned, rows_affected, duration_us,
+         error_code, effects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    ).run(
+      row.session,
+      row.seq,
+      row.at,
+      row.kind,
+      text,
+      row.status,
+      row.rows_returned,
+      row.rows_affected,
+      row.duration_us,
+      row.error_code,
+      row.effects.join(' '),
+    );
+    if (text !== null)
+      this.#prepare('INSERT INTO statement_texts (rowid, text) VALUES (?, ?)').run(lastInsertRowid, text);
+    for (const table of new Set(row.tables))
+      this.#prepare('INSERT OR IGNORE INTO statement_tables (name, statement) VALUES (?, ?)').run(
+        table.toLowerCase(),
+        lastInsertRowid,
+      );
+  }
+
+  #forget(id: number, text: string | null): void {
+    if (text !== null) {
+      // An external-content index needs the old text to take its words out.
+      this.#prepare("INSERT INTO statement_texts (statement_texts, rowid, text) VALUES ('delete', ?, ?)").run(
+        id,
+        text,
+      );
+    }
+    this.#prepare('DELETE FROM statement_tables WHERE statement = ?').run(id);
+  }
+
+  #all(sql: string, values: readonly SQLInputValue[]): Record<string, unknown>[] {
+    return this.#prepare(sql).all(...values) as Record<string, unknown>[];
+  }
+
+  #prepare(sql: string): StatementSync {
+    let prepared = this.#statements.get(sql);
+    if (prepared === undefined) {
+      prepared = this.#database.prepare(sql);
+      this.#statements.set(sql, prepared);
+    }
+    return prepared;
+  }
+}
+
+function limitOf({ limit }: SessionFilter): number {
+  return Math.min(limit, RESULTS_MAX);
+}
+
+function wordsOf(text: unknown): string[] {
+  return typeof text === 'string' && text !== '' ? text.split(' ') : [];
+}
+
+interface Where {
+  readonly where: string;
+  readonly values: SQLInputValue[];
+}
+
+function sessionWhere(filter: SessionFilter): Where {
+  const { terms, values } = sessionTerms(filter, 's.started_at');
+  return { where: terms.length === 0 ? '' : `WHERE ${terms.join(' AND ')}`, values };
+}
+
+function sessionTerms(filter: SessionFilter, time: string): { terms: string[]; values: SQLInputValue[] } {
+  const terms: string[] = [];
+  const values: SQLInputValue[] = [];
+  const add = (term: string, value: SQLInputValue | undefined): void => {
+    if (value === undefined) return;
+    terms.push(term);
+    values.push(value);
+  };
+  add('s.principal = ?', filter.principal);
+  add('s.resource = ?', filter.resource);
+  add('s.engine = ?', filter.engine);
+  add('s.state = ?', filter.state);
+  add('s.reason = ?', filter.reason);
+  add(`${time} >= ?`, filter.since);
+  add(`${time} < ?`, filter.until);
+  return { terms, values };
+}
+
+function statementWhere(filter: StatementFilter): Where {
+  const { terms, values } = sessionTerms(filter, 't.at');
+  const add = (term: string, value: SQLInputValue | undefined): void => {
+    if (value === undefined) return;
+    terms.push(term);
+    values.push(value);
+  };
+  add('t.session = ?', filter.session);
+  add('t.status = ?', filter.status);
+  add('max(coalesce(t.rows_returned, 0), coalesce(t.rows_affected, 0)) >= ?', filter.rowsMin);
+  add('t.duration_us >= ?', filter.durationMsMin === undefined ? undefined : filter.durationMsMin * 1000);
+  add("instr(' ' || t.effects || ' ', ' ' || ? || ' ') > 0", filter.effect);
+  if (filter.table !== undefined) {
+    // A bare name also finds it with its schema.
+    terms.push(
+      't.id IN (SELECT statement FROM statement_tables WHERE name = ? OR name LIKE ? ESCAPE char(92))',
+    );
+    const name = filter.table.toLowerCase();
+    values.push(name, `%.${name.replace(/[\\%_]/g, '\\$&')}`);
+  }
+  if (filter.text !== undefined) {
+    const words = ftsQuery(filter.text);
+    if (words === '') terms.push('0');
+    else {
+      terms.push('t.id IN (SELECT rowid FROM statement_texts WHERE statement_texts MATCH ?)');
+      values.push(words);
+    }
+  }
+  return { where: terms.length === 0 ? '' : `WHERE ${terms.join(' AND ')}`, values };
+}
+
+/** Every word as a quoted prefix, so that nothing in it is taken for an operator. */
+function ftsQuery(text: string): string {
+  return text
+    .split(/[^\p{L}\p{N}_$]+/u)
+    .filter((word) => word !== '')
+    .map((word) => `"${word}"*`)
+    .join(' ');
+}
