@@ -61,7 +61,11 @@ export function uint16(bytes: Buffer, at: number): number {
 
 /** Where the NUL of the cstring at `at` is, or -1 when there is none before `end`. */
 export function terminator(bytes: Buffer, at: number, end: number): number {
-  const nul = bytes.indexOf(0, at);
+  // Most are names: near enough to be found before a search would have begun.
+  const near = Math.min(end, at + 24);
+  for (let position = at; position < near; position += 1) if (bytes[position] === 0) return position;
+  if (near === end) return -1;
+  const nul = bytes.indexOf(0, near);
   return nul < end ? nul : -1;
 }
 
