@@ -53,17 +53,21 @@ export class Outcome {
     const counts =
       (done.status & DoneStatus.count) !== 0 && !(done.token === Token.doneProcedure && this.#inProcedure);
     if (done.token === Token.doneInProcedure) this.#inProcedure = true;
-    const affected = counts && !SELECTS.has(done.command) && (done.rows === null || WRITES.has(done.command));
-    if (done.rows === null && !affected) return;
-    if (done.rows !== null) statement.rowsReturned = (statement.rowsReturned ?? 0) + done.rows;
+    // The metadata of a prepared statement is a description, and no result.
+    const rows = done.rows === 0 && statement.kind === 'prepare' ? null : done.rows;
+    // Where rows come back from a write (OUTPUT), a count below theirs is none: Babelfish sends zero.
+    const wrote = rows === null || (WRITES.has(done.command) && done.count >= rows);
+    const affected = counts && !SELECTS.has(done.command) && wrote;
+    if (rows === null && !affected) return;
+    if (rows !== null) statement.rowsReturned = (statement.rowsReturned ?? 0) + rows;
     if (affected) statement.rowsAffected = Number(statement.rowsAffected ?? 0) + done.count;
     statement.results ??= [];
     if (statement.results.length >= RESULTS_MAX) return;
     statement.results.push({
       tag: COMMANDS.get(done.command) ?? null,
-      rowsReturned: done.rows,
+      rowsReturned: rows,
       rowsAffected: affected ? done.count : null,
-      ...(done.rows !== null && statement.columns !== null ? { columns: statement.columns } : {}),
+      ...(rows !== null && statement.columns !== null ? { columns: statement.columns } : {}),
     });
   }
 
