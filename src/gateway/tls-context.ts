@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import * as tls from 'node:tls';
 import type { ListenerConfig, ResourceConfig } from '../config/schema.ts';
-import { type ChannelTls, NO_TLS } from './channel.ts';
+import { type ChannelTls, limitedContext, NO_TLS } from './channel.ts';
 
 /** Ciphers of TLS before 1.2 need OpenSSL's lowest security level; asked for by `min_version` alone. */
 const LEGACY_CIPHERS = `${tls.DEFAULT_CIPHERS}:@SECLEVEL=0`;
@@ -42,10 +42,12 @@ export async function listenerTls(config: ListenerConfig['tls']): Promise<Channe
     required(config.key),
     optional(config.client_ca),
   ]);
-  const context = makeContext(config.cert, { cert, key, ...(ca ? { ca } : {}), minVersion: 'TLSv1.2' });
+  const options = { cert, key, ...(ca ? { ca } : {}), minVersion: 'TLSv1.2' } as const;
+  const context = makeContext(config.cert, options);
   return {
     mode: config.mode,
     context,
+    limitedContext: limitedContext(options),
     certificate: new X509Certificate(cert).raw,
     requestCertificate: ca !== null,
   };
