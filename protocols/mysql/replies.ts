@@ -45,11 +45,10 @@ export class Replies {
     const end = chunk.length;
     while (at < end) {
       if (this.#inside) {
+        const swallows = this.#swallows;
+        if (swallows) this.#pass(chunk, passFrom, at);
         const next = this.#inner(chunk, at);
-        if (this.#swallows) {
-          this.#pass(chunk, passFrom, at);
-          passFrom = next;
-        }
+        if (swallows) passFrom = next;
         at = next;
       } else {
         if (this.#header.length === 0 && this.#machine.expectsRows) at = this.#passRows(chunk, at);

@@ -74,9 +74,9 @@ export class ReplyMachine {
     this.#conversation = conversation;
   }
 
-  /** The packets that come are rows (or what is counted like rows), and need not be looked into. */
+  /** The packets that come are rows (or what is counted like rows) for the client, and need not be looked into. */
   get expectsRows(): boolean {
-    return this.#expect === 'row' && !this.#sample?.wantsRows;
+    return this.#expect === 'row' && !this.#sample?.wantsRows && this.#refusedFile === null;
   }
 
   /** So many rows passed that were not shown to `packet`. */
