@@ -252,6 +252,8 @@ export class StreamChannel implements Channel {
 
   async #handshaken(socket: tls.TLSSocket, event: 'secure' | 'secureConnect'): Promise<void> {
     this.#stream = socket;
+    // One failure may be told several times; only the first is of interest, none may be an uncaught event.
+    socket.on('error', () => {});
     await new Promise<void>((resolve, reject) => {
       const settle = (finish: () => void): void => {
         socket.off(event, onSecure);
@@ -281,9 +283,6 @@ export class StreamChannel implements Channel {
         reject: (error) => settle(() => reject(error)),
       };
       if (this.#failure) this.fail(this.#failure);
-    }).catch((error: unknown) => {
-      socket.on('error', () => {});
-      throw error;
     });
     this.#listen();
   }
