@@ -195,6 +195,7 @@ export class App implements HealthSource {
           targets: [target],
           clientAuth: listener.client_auth,
           principal: listener.principal,
+          launch: null,
           tls: await listenerTls(listener.tls),
           cancelSource: listener.cancel_source,
         };

@@ -11,6 +11,8 @@ export interface Visitor {
   readonly clientAuth: ClientAuth;
   /** Who trusted connections are recorded as; for tunnels, who opened it. */
   readonly principal: string;
+  /** The launch of the tunnel that carries this connection; null elsewhere. */
+  readonly launch: string | null;
   /** What can be reached here. Where there are several, the claim's launch chooses. */
   readonly resources: readonly OfferedResource[];
 }

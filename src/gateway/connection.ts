@@ -482,6 +482,7 @@ export class Connection implements Entry, Cancellable {
       tls: this.client.tls,
       clientAuth: this.door.clientAuth,
       principal: this.door.principal,
+      launch: this.door.launch,
       resources: this.door.targets,
     };
   }

@@ -45,6 +45,8 @@ export interface Door {
   readonly clientAuth: ClientAuth;
   /** Who trusted connections are recorded as. */
   readonly principal: string;
+  /** The launch of a tunnel; null for listeners. */
+  readonly launch: string | null;
   readonly tls: ChannelTls;
   readonly cancelSource: 'same-ip' | 'any';
 }

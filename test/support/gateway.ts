@@ -91,6 +91,7 @@ export async function startTestGateway(options: TestGatewayOptions): Promise<Tes
     targets: [makeTarget(options)],
     clientAuth: options.clientAuth ?? 'trust',
     principal: 'tester',
+    launch: null,
     tls: clientTls(options),
     cancelSource: options.cancelSource ?? 'same-ip',
   };
