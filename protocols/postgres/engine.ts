@@ -27,7 +27,7 @@ import { type BackendKey, type LoggedIn, login } from './login.ts';
 import { observe } from './observe.ts';
 import { AUTHENTICATION, authenticationRequest, backendKeyData, message } from './packets.ts';
 import { DENIAL_MARKER_BYTES, denialMarker, type SessionFacts } from './session.ts';
-import { checkSettings, parametersWith, type Startup } from './startup.ts';
+import { inspectSettings, parametersWith, type Startup } from './startup.ts';
 import { tellClient } from './tell.ts';
 
 /**
@@ -67,8 +67,10 @@ async function open(entry: Entry, { startup, protocolVersion }: Opening): Promis
       hint: 'Connect with sslmode=require or stricter.',
     });
   }
-  const { role } = checkSettings(startup);
+  const { role, refusal } = inspectSettings(startup);
   const { permit, closing } = await admit(entry, startup, role);
+  // Only now, so that whoever tried is on record.
+  if (refusal !== null) throw refusal;
   const settings = settingsOf(permit.resource);
   if (startup.replication !== 'none' && !settings.allowReplication) {
     throw new Refusal('replication_not_allowed', 'replication connections are not allowed here', {

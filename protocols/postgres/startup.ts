@@ -110,24 +110,33 @@ const DENIED = new Set([
   'dynamic_library_path',
 ]);
 
-/**
- * Looks through the settings of a startup packet, in `options` and beside it. Throws a `Refusal` `option_not_allowed`
- * where one is not for clients to make. Returns the role that the session will switch to, as SET ROLE would: the last
- * one named, null for none.
- */
-export function checkSettings(startup: Startup): { role: string | null } {
+/** What a startup packet's settings come to. */
+export interface SettingsAsked {
+  /** The role that the session will switch to, as SET ROLE would: the last one named, null for none. */
+  readonly role: string | null;
+  /** Why the client may not come in with them; null where it may. */
+  readonly refusal: Refusal | null;
+}
+
+/** Looks through the settings of a startup packet, in `options` and beside it. */
+export function inspectSettings(startup: Startup): SettingsAsked {
   let role: string | null = null;
-  // The server applies `options` first, then the parameters in their order.
-  for (const { name, value } of [...optionSettings(startup), ...namedSettings(startup)]) {
-    const folded = foldName(name);
-    if (folded.startsWith('log_') || DENIED.has(folded)) {
-      throw new Refusal('option_not_allowed', `the setting "${folded}" may not be made at sign-in`, {
-        hint: "Leave it out of the connection's options.",
-      });
+  try {
+    // The server applies `options` first, then the parameters in their order.
+    for (const { name, value } of [...optionSettings(startup), ...namedSettings(startup)]) {
+      const folded = foldName(name);
+      if (folded.startsWith('log_') || DENIED.has(folded)) {
+        throw new Refusal('option_not_allowed', `the setting "${folded}" may not be made at sign-in`, {
+          hint: "Leave it out of the connection's options.",
+        });
+      }
+      if (folded === 'role') role = value;
     }
-    if (folded === 'role') role = value;
+  } catch (error) {
+    if (error instanceof Refusal) return { role, refusal: error };
+    throw error;
   }
-  return { role: role?.toLowerCase() === 'none' ? null : role };
+  return { role: role?.toLowerCase() === 'none' ? null : role, refusal: null };
 }
 
 /**
