@@ -39,7 +39,6 @@ export class Replies {
 
   server(chunk: Buffer): void {
     const conversation = this.#conversation;
-    const { sink } = conversation;
     let at = 0;
     let passFrom = 0;
     const end = chunk.length;
@@ -53,42 +52,27 @@ export class Replies {
       } else {
         if (this.#header.length === 0 && this.#machine.expectsRows) at = this.#passRows(chunk, at);
         if (at >= end) break;
-        const header = this.#header.length;
-        if (header > 0 || end - at <= HEADER_BYTES) {
-          // A packet passes only when its first byte is known: what it is may keep it from the client.
+        if (this.#header.length > 0 || end - at <= HEADER_BYTES) {
           this.#pass(chunk, passFrom, at);
-          const taken = Math.min(HEADER_BYTES + 1 - header, end - at);
-          const start = Buffer.concat([this.#header, chunk.subarray(at, at + taken)]);
-          at += taken;
+          at = this.#begin(chunk, at);
           passFrom = at;
-          const empty = start.length === HEADER_BYTES && payloadLength(start, 0) === 0;
-          if (start.length <= HEADER_BYTES && !empty) {
-            this.#header = start;
-            continue;
-          }
-          this.#header = EMPTY;
-          this.#enter(start, 0);
-          if (!this.#swallows) sink.toClient(start);
-          if (start.length > HEADER_BYTES) this.#inner(start, HEADER_BYTES);
-          else this.#inner(start, start.length);
+          continue;
+        }
+        const from = at;
+        const length = payloadLength(chunk, from);
+        const to = from + HEADER_BYTES + length;
+        let withheld: boolean;
+        if (to <= end && length < PACKET_PAYLOAD_BYTES_MAX) {
+          at = to;
+          withheld = this.#whole(chunk, from, to, length);
         } else {
-          const length = payloadLength(chunk, at);
-          const to = at + HEADER_BYTES + length;
-          if (to <= end && length < PACKET_PAYLOAD_BYTES_MAX) {
-            const from = at;
-            at = to;
-            if (this.#whole(chunk, from, to, length)) {
-              this.#pass(chunk, passFrom, from);
-              passFrom = to;
-            }
-          } else {
-            this.#enter(chunk, at);
-            if (this.#swallows) {
-              this.#pass(chunk, passFrom, at);
-              passFrom = at + HEADER_BYTES;
-            }
-            at += HEADER_BYTES;
-          }
+          at = from + HEADER_BYTES;
+          this.#enter(chunk, from);
+          withheld = this.#swallows;
+        }
+        if (withheld) {
+          this.#pass(chunk, passFrom, from);
+          passFrom = at;
         }
       }
       if (conversation.mayAdvance && !this.#inside) {
@@ -98,6 +82,27 @@ export class Replies {
       }
     }
     this.#pass(chunk, passFrom, end);
+  }
+
+  /**
+   * Gathers a header, and the first byte behind it: a packet passes only when that is known, for what it is may keep it
+   * from the client. Returns where it stopped.
+   */
+  #begin(chunk: Buffer, at: number): number {
+    const missing = this.#header.length < HEADER_BYTES ? HEADER_BYTES - this.#header.length : 1;
+    const to = Math.min(at + missing, chunk.length);
+    const start = Buffer.concat([this.#header, chunk.subarray(at, to)]);
+    const empty = start.length === HEADER_BYTES && payloadLength(start, 0) === 0;
+    if (start.length <= HEADER_BYTES && !empty) {
+      this.#header = start;
+      return to;
+    }
+    this.#header = EMPTY;
+    this.#enter(start, 0);
+    if (!this.#swallows) this.#conversation.sink.toClient(start);
+    this.#inner(start, HEADER_BYTES);
+    if (this.#conversation.mayAdvance && !this.#inside) this.#conversation.advance();
+    return to;
   }
 
   #pass(chunk: Buffer, from: number, to: number): void {
