@@ -80,7 +80,8 @@ export class Output {
       type.info,
       shortText(name.slice(0, 128)),
     ]);
-    this.put(Buffer.concat([Buffer.from([0x81]), u16(columns.length), ...parts]));
+    const keys = this.#state.columnEncryption ? u16(0) : Buffer.alloc(0);
+    this.put(Buffer.concat([Buffer.from([0x81]), u16(columns.length), keys, ...parts]));
   }
 
   /** A row; from TDS 7.3 on one with NULLs has a bitmap of them. */

@@ -34,6 +34,7 @@ export async function serve(
     database: session.database,
     databases: options.databases,
     old: session.login.tdsVersion >>> 24 === 0x71 || session.login.tdsVersion >>> 24 === 0x70,
+    columnEncryption: session.login.features.some(({ id }) => id === 4),
     version: options.version,
   });
   let running: Promise<void> = Promise.resolve();

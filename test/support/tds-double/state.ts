@@ -67,6 +67,8 @@ export class SessionState {
   readonly loginDatabase: string;
   readonly databases: readonly string[];
   readonly old: boolean;
+  /** COLUMNENCRYPTION was acknowledged: COLMETADATA carries a table of keys, an empty one. */
+  readonly columnEncryption: boolean;
   readonly version: string;
   database: string;
   noCount = false;
@@ -93,6 +95,7 @@ export class SessionState {
     database: string;
     databases: readonly string[];
     old: boolean;
+    columnEncryption: boolean;
     version: string;
   }) {
     this.store = fields.store;
@@ -104,6 +107,7 @@ export class SessionState {
     this.loginDatabase = fields.database;
     this.databases = fields.databases;
     this.old = fields.old;
+    this.columnEncryption = fields.columnEncryption;
     this.version = fields.version;
   }
 
