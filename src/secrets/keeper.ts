@@ -38,7 +38,7 @@ const ERRORS: readonly (readonly [pattern: RegExp, code: SecretErrorCode, hint: 
   ],
   [/multiple (?:records|fields|files)/, 'malformed', "Use the record's UID, and a label that is there once."],
   [
-    /Notation error|Invalid notation/,
+    /Notation error|[Ii]nvalid notation|notation is invalid/,
     'malformed',
     'Write UID/field/password, UID/custom_field/LABEL[0][property] …',
   ],
