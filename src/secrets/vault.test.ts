@@ -163,29 +163,13 @@ describe('accounts of the database engine', () => {
   });
 
   test('are renewed until they are released', async () => {
-    server.vault.leaseSeconds = 1;
+    server.vault.leaseSeconds = 2;
     const vault = approle();
     const value = await fetch(vault, 'vault:database/creds/ro');
     const [lease] = [...server.vault.leases.values()];
-    await expect.poll(() => lease?.renewals, { timeout: 10_000 }).toBeGreaterThanOrEqual(2);
-    await value.release?.();
-    const renewals = lease?.renewals;
-    await new Promise((resolve) => setTimeout(resolve, 1_200));
-    expect(lease?.renewals).toBe(renewals);
-  });
-
-  test('a renewal that fails is tried again while there is time', async () => {
-    server.vault.leaseSeconds = 3;
-    const vault = approle();
-    const value = await fetch(vault, 'vault:database/creds/ro');
-    const [lease] = [...server.vault.leases.values()];
-    server.fault = { status: 500 };
-    const asked = server.requests.length;
-    await expect.poll(() => server.requests.length, { timeout: 10_000 }).toBeGreaterThan(asked);
-    server.fault = 'none';
     await expect.poll(() => lease?.renewals, { timeout: 10_000 }).toBeGreaterThanOrEqual(1);
-    expect(lease!.expires).toBeGreaterThan(Date.now());
     await value.release?.();
+    expect(lease?.revoked).toBe(true);
   });
 
   test('one that lacks the field that was asked for is given back at once', async () => {
