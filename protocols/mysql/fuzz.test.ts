@@ -100,8 +100,8 @@ function run(facts: ScriptFacts, turns: readonly Turn[], size: number, sampled: 
   const session = new Session(facts, sampled ? { sampleRows: 3, columns: true } : {});
   for (const { fromClient, bytes } of turns) {
     for (const piece of pieces(bytes, size)) {
-      if (fromClient && !session.observer.saturated) session.observer.client(piece);
-      if (!fromClient) session.observer.server(piece);
+      if (fromClient) session.observer.client(piece);
+      else session.observer.server(piece);
     }
   }
   session.observer.close('unknown');

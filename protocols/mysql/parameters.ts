@@ -22,7 +22,7 @@ const UNSIGNED = 0x80;
 function readValues(
   fields: Fields,
   count: number,
-  nulls: Buffer,
+  nullsAt: number,
   types: Buffer,
   names: readonly (string | null)[] | null,
   prepared: Prepared | null,
@@ -46,7 +46,7 @@ function readValues(
         bytes: long.bytes,
         ...(sha256 === null ? {} : { sha256 }),
       };
-    } else if ((nulls[index >> 3]! >> (index & 7)) & 1) {
+    } else if (isNull(fields.bytes, nullsAt, index)) {
       parameter = { name, type: typeName(type, unsigned), value: null };
     } else {
       parameter = readValue(fields, type, unsigned, name, charset);
@@ -59,6 +59,11 @@ function readValues(
     list.parameters.push(parameter);
   }
   return list;
+}
+
+/** The NULL bitmap that begins at `nullsAt` has the bit of parameter `index`. */
+function isNull(bytes: Buffer, nullsAt: number, index: number): boolean {
+  return ((bytes[nullsAt + (index >> 3)]! >> (index & 7)) & 1) === 1;
 }
 
 /** One value; null where it is cut short or its type is unknown. */
@@ -101,19 +106,19 @@ export function readQueryAttributes(fields: Fields, charset: Charset): Parameter
   if (fields.short || count < 0) return null;
   if (count === 0) return { parameters: [], complete: true };
   if (count > fields.remaining) return null;
-  const nulls = fields.slice((count + 7) >> 3);
+  const nullsAt = fields.take((count + 7) >> 3);
   if (fields.uint8() !== 1) return null;
-  const bound = readTypes(fields, count, true);
+  const bound = readTypes(fields, count, true, null);
   if (bound === null) return null;
-  const list = readValues(fields, count, nulls, bound.types, bound.names, null, charset);
+  const list = readValues(fields, count, nullsAt, bound.types, bound.names, null, charset);
   if (list.complete) return list;
-  return fields.short ? null : skipValues(fields, count, nulls, bound.types, list);
+  return fields.short ? null : skipValues(fields, count, nullsAt, bound.types, list);
 }
 
 /** Our limits ended the list, not the bytes: finds the end of the values. */
-function skipValues(fields: Fields, count: number, nulls: Buffer, types: Buffer, list: ParameterList) {
+function skipValues(fields: Fields, count: number, nullsAt: number, types: Buffer, list: ParameterList) {
   for (let index = list.parameters.length + 1; index < count; index += 1) {
-    if ((nulls[index >> 3]! >> (index & 7)) & 1) continue;
+    if (isNull(fields.bytes, nullsAt, index)) continue;
     const type = types[index * 2]!;
     const encoded = isLengthEncoded(type);
     if (encoded === null) return null;
@@ -124,10 +129,16 @@ function skipValues(fields: Fields, count: number, nulls: Buffer, types: Buffer,
   return list;
 }
 
-function readTypes(fields: Fields, count: number, named: boolean) {
+/** Types as they are bound anew; `known` is kept where it says the same, as it mostly does. */
+function readTypes(fields: Fields, count: number, named: boolean, known: Buffer | null) {
   // Two bytes a parameter at least: the count cannot make us allocate more than what was sent.
   if (count * 2 > fields.remaining) return null;
-  if (!named) return { types: Buffer.from(fields.slice(count * 2)), names: null };
+  if (!named) {
+    const at = fields.take(count * 2);
+    const { bytes } = fields;
+    if (known !== null && isSame(known, bytes, at, count * 2)) return { types: known, names: null };
+    return { types: Buffer.from(bytes.subarray(at, at + count * 2)), names: null };
+  }
   const types = Buffer.alloc(count * 2);
   const names: (string | null)[] = [];
   for (let index = 0; index < count; index += 1) {
@@ -138,6 +149,12 @@ function readTypes(fields: Fields, count: number, named: boolean) {
     names.push(name === null || name.length === 0 ? null : name.toString());
   }
   return { types, names };
+}
+
+function isSame(known: Buffer, bytes: Buffer, at: number, length: number): boolean {
+  if (known.length !== length) return false;
+  for (let index = 0; index < length; index += 1) if (known[index] !== bytes[at + index]) return false;
+  return true;
 }
 
 const EXECUTE_PARAMETER_COUNT_AVAILABLE = 8;
@@ -162,24 +179,24 @@ export function readExecute(
   if (countFollows) count = fields.lenenc();
   if (fields.short || count < 0 || count > fields.remaining * 8) return failed;
   if (count === 0) return { parameters: [], complete: true };
-  const nulls = fields.slice((count + 7) >> 3);
+  const nullsAt = fields.take((count + 7) >> 3);
   const newTypes = fields.uint8();
   if (fields.short) return failed;
   if (newTypes === 1) {
-    const bound = readTypes(fields, count, queryAttributes);
+    const bound = readTypes(fields, count, queryAttributes, prepared.types);
     if (bound === null) return failed;
     prepared.types = bound.types;
     prepared.names = bound.names;
   }
   const types = prepared.types;
   if (types === null || types.length < count * 2) {
-    return nulls.length > 0 && allNull(nulls, count) ? nullParameters(count) : failed;
+    return allNull(fields.bytes, nullsAt, count) ? nullParameters(count) : failed;
   }
-  return readValues(fields, count, nulls, types, prepared.names, prepared, charset);
+  return readValues(fields, count, nullsAt, types, prepared.names, prepared, charset);
 }
 
-function allNull(nulls: Buffer, count: number): boolean {
-  for (let index = 0; index < count; index += 1) if (!((nulls[index >> 3]! >> (index & 7)) & 1)) return false;
+function allNull(bytes: Buffer, nullsAt: number, count: number): boolean {
+  for (let index = 0; index < count; index += 1) if (!isNull(bytes, nullsAt, index)) return false;
   return true;
 }
 
@@ -213,7 +230,7 @@ export function readBulk(
   const list: BulkParameters = { parameters: [], complete: true, tuples: 0 };
   const flags = fields.uint16();
   if (flags & BULK_TYPES_FOLLOW) {
-    const bound = readTypes(fields, count, false);
+    const bound = readTypes(fields, count, false, prepared.types);
     if (bound !== null) prepared.types = bound.types;
     else list.complete = false;
   }

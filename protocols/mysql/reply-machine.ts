@@ -76,7 +76,9 @@ export class ReplyMachine {
 
   /** The packets that come are rows (or what is counted like rows) for the client, and need not be looked into. */
   get expectsRows(): boolean {
-    return this.#expect === 'row' && !this.#sample?.wantsRows && this.#refusedFile === null;
+    if (this.#expect !== 'row' || this.#sample?.wantsRows || this.#refusedFile !== null) return false;
+    const { head } = this.#conversation;
+    return head !== null && head.internal === null;
   }
 
   /** So many rows passed that were not shown to `packet`. */
@@ -162,7 +164,7 @@ export class ReplyMachine {
   }
 
   #row(bytes: Buffer, start: number, end: number, length: number, head: Exchange): void {
-    if (head.reply !== 'list') this.#rows += 1;
+    this.#rows += 1;
     const sample = this.#sample;
     if (sample === null || !sample.wantsRows || length > SAMPLE_ROW_BYTES_MAX) return;
     sample.addRow(bytes, start, end, head.binary, this.#conversation.charset);
@@ -483,9 +485,10 @@ export class ReplyMachine {
       head.internal({ code, message: error.message });
       return;
     }
-    if (this.#expect === 'row') this.#rowsReturned = Math.max(this.#rowsReturned, 0) + this.#rows;
+    const afterRows = this.#expect === 'row' && (head.reply === 'result' || head.reply === 'fetch');
+    if (afterRows) this.#rowsReturned = Math.max(this.#rowsReturned, 0) + this.#rows;
     if (this.#results !== null) {
-      this.#addResult(this.#expect === 'row' ? this.#rows : null, null);
+      this.#addResult(afterRows ? this.#rows : null, null);
       this.#closed![this.#closed!.length - 1] = true;
     }
     if (LAST_WORDS.has(error.errno)) this.#conversation.leaving = 'server';

@@ -19,16 +19,22 @@ export interface SessionEffects {
   readonly database: string | null;
 }
 
+/** The first three letters of the two statements that are looked into, in lower case. */
+const SET_LETTERS = 0x73_65_74;
+const USE_LETTERS = 0x75_73_65;
 const NOTHING: SessionEffects = { charset: null, database: null };
 
 const SET_CHARSET =
   /^\s*set\s+(?:(?:names|charset|character\s+set)\s+|(?:session\s+|@@(?:session\.)?)?character_set_client\s*:?=\s*)['"`]?(\w+)/i;
 const USE = /^\s*use\s+(?:`((?:[^`]|``)+)`|([^\s;]+))\s*;?\s*$/i;
 
-/** Looks at the text of a statement that succeeded. Costs one comparison for all but SET and USE. */
+/** Looks at the text of a statement that succeeded. Costs a comparison for all but SET and USE. */
 export function sessionEffects(text: string): SessionEffects {
-  const first = text.charCodeAt(0) | 0x20;
-  if (first !== 0x73 && first !== 0x75 && first > 0x20) return NOTHING;
+  const first = text.charCodeAt(0);
+  if (first > 0x20) {
+    const letters = ((first | 0x20) << 16) | ((text.charCodeAt(1) | 0x20) << 8) | text.charCodeAt(2) | 0x20;
+    if (letters !== SET_LETTERS && letters !== USE_LETTERS) return NOTHING;
+  }
   const charset = SET_CHARSET.exec(text)?.[1] ?? null;
   if (charset !== null) return { charset, database: null };
   const use = USE.exec(text);
