@@ -1,7 +1,12 @@
+import { randomBytes } from 'node:crypto';
 import { connect, createServer, type Server } from 'node:net';
 import pg from 'pg';
-import type { PostgresSettings } from '../../protocols/engine.ts';
+import type { Challenge, Claim, Permit, PostgresSettings, Proof } from '../../protocols/engine.ts';
+import { Refusal } from '../../protocols/error.ts';
 import { postgres } from '../../protocols/postgres/engine.ts';
+import { deriveKeys } from '../../protocols/scram/keys.ts';
+import type { Access, Visitor } from '../../src/access/access.ts';
+import { makePermit } from '../../src/access/permit.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from './gateway.ts';
 import type { PostgresServer } from './postgres.ts';
 import { POSTGRES_SETTINGS } from './postgres-peers.ts';
@@ -78,4 +83,44 @@ export async function startTap(port: number): Promise<Tap> {
     toGateway: () => Buffer.concat(toGateway),
     close: () => new Promise((resolve) => server.close(() => resolve())),
   };
+}
+
+/** Asks every client for `token`, by SCRAM. Whoever knows it is let in, under any user name. */
+export class TokenAccess implements Access {
+  readonly #token: Buffer;
+  readonly #salt = randomBytes(16);
+
+  constructor(token: string) {
+    this.#token = Buffer.from(token);
+  }
+
+  async challenge(): Promise<Challenge> {
+    const token = this.#token;
+    const { storedKey, serverKey } = await deriveKeys(token, this.#salt, 4096);
+    return {
+      method: 'token',
+      verifier: {
+        scram: { salt: this.#salt, iterations: 4096, storedKey, serverKey },
+        nativeHash: Buffer.alloc(20),
+        sha2Hash: Buffer.alloc(32),
+        matches: (other) => other.equals(token),
+      },
+    };
+  }
+
+  async admit(claim: Claim, proof: Proof, visitor: Visitor): Promise<Permit> {
+    const [offered] = visitor.resources;
+    if (offered === undefined || proof.method !== 'token' || !proof.valid) {
+      throw new Refusal('credentials_invalid', `password authentication failed for user "${claim.user}"`);
+    }
+    return makePermit({
+      session: visitor.session,
+      principal: claim.user,
+      resource: offered.resource,
+      database: claim.database,
+      readOnly: false,
+      launch: null,
+    });
+  }
+  closed(): void {}
 }

@@ -88,6 +88,12 @@ const UNLOGGED = '-c log_statement=none';
 const READY_MS_MAX = 60_000;
 const STOP_MS_MAX = 20_000;
 
+/** How to get rid of each server that runs, for when this process ends without having stopped it. */
+const running = new Set<() => void>();
+process.once('exit', () => {
+  for (const killNow of running) killNow();
+});
+
 /** Where Debian keeps PostgreSQL 15: its server, and its clients (`psql`, `pgbench`, `pg_dump` …). */
 export const DEBIAN_BIN = '/usr/lib/postgresql/15/bin';
 
@@ -118,7 +124,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
     child.kill('SIGKILL');
     rmSync(root, { recursive: true, force: true });
   };
-  process.once('exit', killNow);
+  running.add(killNow);
 
   const server: PostgresServer = {
     major,
@@ -133,7 +139,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
     log: () => readFile(logPath, 'utf8'),
     statementLog: async () => parseStatementLog(await readFile(logPath, 'utf8')),
     async stop(how = 'fast') {
-      process.off('exit', killNow);
+      running.delete(killNow);
       if (child.exitCode === null && child.signalCode === null) {
         child.kill(how === 'fast' ? 'SIGINT' : 'SIGQUIT');
         const late = setTimeout(() => child.kill('SIGKILL'), STOP_MS_MAX);
