@@ -203,7 +203,8 @@ export class LoginResponse {
     const status = reader.uint16le('DONE status');
     const version = this.acknowledgement?.version ?? this.#asked;
     // An old server that refuses a new client answers in its own widths.
-    const long = versionAtLeast(version, '7.2') && reader.remaining >= 10;
+    const isOld = this.acknowledgement === null && reader.remaining === 6;
+    const long = versionAtLeast(version, '7.2') && !isOld;
     reader.skip(long ? 10 : 6, 'DONE');
     if (status & DONE_ERROR) this.doneError = true;
     if (!(status & DONE_MORE)) this.done = true;
