@@ -17,10 +17,14 @@ import { makeResolver } from './providers.ts';
 import { type Journal, openJournal } from './recording/journal.ts';
 import { loadRecordingKeys } from './recording/keys.ts';
 import type { Recorder } from './recording/recorder.ts';
+import { Sealing } from './recording/sealing.ts';
 import type { SecretResolver } from './secrets/resolver.ts';
 
 /** How often providers that were down are asked again, so that readiness comes back by itself. */
 const PROVIDER_CHECK_MS = 30_000;
+
+/** How long a stop waits for recordings to be sealed and stored; the next start finishes the rest. */
+const SEALING_MS_MAX = 10_000;
 
 /** Engines are loaded when a resource needs them. */
 const ENGINES: Readonly<Record<EngineName, () => Promise<Engine>>> = {
@@ -43,6 +47,7 @@ export class App implements HealthSource {
   readonly gateway: Gateway;
   readonly metrics: Metrics;
   readonly journal: Journal;
+  readonly #sealing: Sealing;
   #config: Config;
   #resolver: SecretResolver;
   /** Of former configurations: sessions that began with them may still hold their leases. */
@@ -54,11 +59,19 @@ export class App implements HealthSource {
   #doors: readonly Door[] = [];
 
   /** Use `App.start`. */
-  private constructor(config: Config, log: Log, metrics: Metrics, journal: Journal, recorder: Recorder) {
+  private constructor(
+    config: Config,
+    log: Log,
+    metrics: Metrics,
+    journal: Journal,
+    sealing: Sealing,
+    recorder: Recorder,
+  ) {
     this.#config = config;
     this.#log = log;
     this.metrics = metrics;
     this.journal = journal;
+    this.#sealing = sealing;
     this.#resolver = makeResolver(config, log, metrics);
     this.gateway = new Gateway({
       name: config.gateway.name,
@@ -90,7 +103,25 @@ export class App implements HealthSource {
       metrics,
       log,
     });
-    const app = new App(config, log, metrics, journal, parts.recorder ?? journal);
+    const sealing = new Sealing(
+      {
+        dataDir: config.gateway.data_dir,
+        gateway: config.gateway.name,
+        boot: journal.boot,
+        bootKey: journal.bootKey,
+        recipients: keys.recipients,
+        identities: keys.identities,
+        store: config.recording.store,
+        // Texts in the clear would show on a disk that is to show nothing: only where the key lies there anyway.
+        index: keys.identities.length > 0 ? 'statements' : 'sessions',
+      },
+      log,
+      (status) => {
+        metrics.recordingSpoolBytes.set(status.spoolBytes);
+        metrics.recordingSpoolParts.set(status.spoolFiles);
+      },
+    );
+    const app = new App(config, log, metrics, journal, sealing, parts.recorder ?? journal);
     try {
       await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       app.#doors = await app.#makeDoors();
@@ -158,6 +189,7 @@ export class App implements HealthSource {
     for (const resolver of [this.#resolver, ...this.#formerResolvers]) await resolver.close();
     this.#audit('gateway_stopped');
     await this.journal.close();
+    await this.#sealing.finish(SEALING_MS_MAX);
   }
 
   health(): Health {
@@ -168,6 +200,12 @@ export class App implements HealthSource {
         detail: this.gateway.draining ? 'the gateway is shutting down' : null,
       },
       { name: 'journal', ready: this.journal.failed === null, detail: this.journal.failed?.message ?? null },
+      // A store that is away is a warning: recordings wait on disk.
+      {
+        name: 'recordings',
+        ready: true,
+        detail: this.#sealing.status.error ?? this.#sealing.status.storeError,
+      },
     ];
     for (const { provider, state, error } of this.#resolver.health())
       parts.push({ name: `secrets.${provider}`, ready: state !== 'down', detail: error });

@@ -13,6 +13,11 @@ const COMMANDS: Readonly<
     load: () => import('./cli/check.ts'),
   },
   secrets: { summary: 'keep the encrypted secret file', load: () => import('./cli/secrets.ts') },
+  recordings: {
+    summary: 'list, read, replay, search, prove and export recordings',
+    load: () => import('./cli/recordings.ts'),
+  },
+  sessions: { summary: 'live sessions: list them, follow one', load: () => import('./cli/sessions.ts') },
 };
 
 const program = new Command('sallyport')

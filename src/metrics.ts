@@ -94,6 +94,16 @@ export class Metrics {
     help: 'Writes to the journal that failed.',
     registers: [this.registry],
   });
+  readonly recordingSpoolBytes = new Gauge({
+    name: 'sallyport_recording_spool_bytes',
+    help: 'Sealed parts of recordings that wait on disk for their store.',
+    registers: [this.registry],
+  });
+  readonly recordingSpoolParts = new Gauge({
+    name: 'sallyport_recording_spool_parts',
+    help: 'Number of those parts.',
+    registers: [this.registry],
+  });
   readonly secretFetchSeconds = new Histogram({
     name: 'sallyport_secret_fetch_seconds',
     help: 'Time to fetch a secret, by provider.',

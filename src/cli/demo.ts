@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { App } from '../app.ts';
 import { parseConfig } from '../config/load.ts';
@@ -72,6 +73,7 @@ function configText(databasePort: number, port: number, httpPort: number, dataDi
 gateway: { name: demo, data_dir: ${JSON.stringify(dataDirectory)}, shutdown_grace: 2s }
 http: { listen: "127.0.0.1:${httpPort}" }
 secrets: { env: { type: env } }
+recording: { store: { type: directory, path: ${JSON.stringify(join(dataDirectory, 'recordings'))} } }
 resources:
   shop:
     type: postgres

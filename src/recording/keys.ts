@@ -9,10 +9,13 @@ import {
 import {
   chmodSync,
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
@@ -31,6 +34,7 @@ export interface RecordingKeys {
 /** File of the key that is made when no recipients are configured. */
 export const LOCAL_KEY_FILE = 'recording.key';
 export const SIGNING_KEY_FILE = 'signing.key';
+export const SIGNING_KEYS_DIRECTORY = 'signing-keys';
 
 /**
  * The recipients of this gateway's recordings: those configured, or one whose identity is made in `dataDir` (mode
@@ -109,7 +113,33 @@ export function loadSigningKey(dataDir: string): SigningKey {
   const { privateKey } = generateKeyPairSync('ed25519');
   const path = join(dataDir, SIGNING_KEY_FILE);
   const pem = keepFile(path, privateKey.export({ type: 'pkcs8', format: 'pem' }).toString());
-  return signingKeyOf(createPrivateKey(pem), path);
+  const key = signingKeyOf(createPrivateKey(pem), path);
+  // Kept under its id when the private key is replaced: old recordings are verified with it.
+  const publicPem = key.publicKey.export({ type: 'spki', format: 'pem' }).toString();
+  keepFile(join(dataDir, SIGNING_KEYS_DIRECTORY, `${key.id}.pem`), publicPem);
+  return key;
+}
+
+/** Public keys that this gateway has signed with, by id: the present one and those before it. */
+export function knownSigningKeys(dataDir: string): Map<string, KeyObject> {
+  const keys = new Map<string, KeyObject>();
+  const folder = join(dataDir, SIGNING_KEYS_DIRECTORY);
+  if (!existsSync(folder)) return keys;
+  for (const name of readdirSync(folder).filter((file) => file.endsWith('.pem'))) {
+    const key = createPublicKey(readFileSync(join(folder, name)));
+    keys.set(publicKeyId(key), key);
+  }
+  return keys;
+}
+
+/**
+ * Puts a new signing key in the place of the present one, whose public half stays known. The gateway signs with it from
+ * its next start. Gives the new key's id.
+ */
+export function rotateSigningKey(dataDir: string): string {
+  loadSigningKey(dataDir);
+  rmSync(join(dataDir, SIGNING_KEY_FILE));
+  return loadSigningKey(dataDir).id;
 }
 
 export function signingKeyOf(privateKey: KeyObject, path: string): SigningKey {

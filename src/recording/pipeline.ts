@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RecordingIndex } from '../store/recording-index.ts';
 import { SqliteRecordingIndex } from '../store/recording-index.ts';
@@ -43,6 +44,9 @@ export interface PipelineStatus {
 
 export const SPOOL_DIRECTORY = 'spool';
 export const INDEX_FILE = 'recordings.sqlite';
+
+/** Says where recordings are, for commands that are given the data directory alone. No credentials. */
+export const STORE_FILE = 'store.json';
 
 export async function makeStore(options: StoreOptions): Promise<RecordingStore> {
   return new DirectoryStore(options.path);
@@ -99,6 +103,7 @@ export class Pipeline {
         if (part.session !== options.boot) this.#indexer?.sealed(part);
       },
     };
+    writeFileSync(join(dataDir, STORE_FILE), `${JSON.stringify(options.store)}\n`, { mode: 0o600 });
     const bootKey = Buffer.from(options.bootKey);
     this.#sealer = new Sealer({ ...this.#sealerOptions, boot: options.boot, bootKey, resumed });
   }

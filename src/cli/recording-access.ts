@@ -1,0 +1,74 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { loadConfig } from '../config/load.ts';
+import { identitiesIn, LOCAL_KEY_FILE } from '../recording/keys.ts';
+import { Library } from '../recording/library.ts';
+import { INDEX_FILE, makeStore, STORE_FILE, type StoreOptions } from '../recording/pipeline.ts';
+import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { dataDirectory } from './data-directory.ts';
+
+/** Options of every command that reads recordings. */
+export interface AccessOptions {
+  readonly config?: string;
+  readonly dataDir?: string;
+  readonly store?: string;
+  readonly identity?: string[];
+  readonly json?: boolean;
+}
+
+export function withAccess(command: Command): Command {
+  return command
+    .option('-c, --config <file>', "the gateway's configuration; default: config.yaml here, else the demo's")
+    .option('--data-dir <folder>', "the gateway's data_dir, instead of its configuration")
+    .option('--store <folder>', 'a folder of recordings, without the gateway they came from')
+    .option(
+      '-i, --identity <file>',
+      "an age key file that opens them; may be given several times. Default: the gateway's own",
+      (file: string, before: string[] | undefined) => [...(before ?? []), file],
+    );
+}
+
+/** What the options name: the data directory (null where a store is read alone), the library, who can read. */
+export interface Access {
+  readonly dataDir: string | null;
+  readonly library: Library;
+  readonly identities: readonly string[];
+  /** Null where there is none. */
+  index(): SqliteRecordingIndex | null;
+}
+
+/** Rejects with an error that says what to give. */
+export async function openAccess(options: AccessOptions): Promise<Access> {
+  const dataDir = options.store !== undefined ? null : await dataDirectory(options);
+  const store = await makeStore(await storeOptions(options, dataDir));
+  const identities = identityFiles(options, dataDir).flatMap((file) =>
+    identitiesIn(readFileSync(file, 'utf8'), file),
+  );
+  return {
+    dataDir,
+    identities,
+    library: new Library({ store, dataDir, identities }),
+    index: () => {
+      const path = dataDir === null ? null : join(dataDir, INDEX_FILE);
+      return path === null || !existsSync(path) ? null : new SqliteRecordingIndex(path, { readOnly: true });
+    },
+  };
+}
+
+function identityFiles(options: AccessOptions, dataDir: string | null): string[] {
+  if (options.identity !== undefined) return options.identity;
+  const own = dataDir === null ? null : join(dataDir, LOCAL_KEY_FILE);
+  return own !== null && existsSync(own) ? [own] : [];
+}
+
+async function storeOptions(options: AccessOptions, dataDir: string | null): Promise<StoreOptions> {
+  if (options.store !== undefined) {
+    if (!existsSync(options.store)) throw new Error(`there is no folder ${options.store}`);
+    return { type: 'directory', path: options.store };
+  }
+  const path = join(dataDir ?? '.', STORE_FILE);
+  if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8')) as StoreOptions;
+  if (options.config !== undefined) return (await loadConfig(options.config)).config.recording.store;
+  throw new Error(`no gateway has run with ${dataDir} yet`);
+}

@@ -1,0 +1,433 @@
+import { createPublicKey, type KeyObject } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import type { Command } from 'commander';
+import type { JournalEvent } from '../recording/events.ts';
+import { EXPORT_FORMATS, type ExportFormat, exportSession } from '../recording/export.ts';
+import { Indexer } from '../recording/indexer.ts';
+import { knownSigningKeys, publicKeyId } from '../recording/keys.ts';
+import { emptyReport, type PartFile, type ReadReport } from '../recording/library.ts';
+import {
+  bytesText,
+  durationText,
+  outcomeText,
+  sessionHeading,
+  statementText,
+  table,
+} from '../recording/present.ts';
+import { framesOf, Player, statementsOf } from '../recording/replay.ts';
+import { type Verification, verifySession } from '../recording/verify.ts';
+import {
+  type SessionFilter,
+  type SessionRow,
+  SqliteRecordingIndex,
+  type StatementFilter,
+  type StatementRow,
+} from '../store/recording-index.ts';
+import { ExitCode } from './exit-codes.ts';
+import { type Access, type AccessOptions, openAccess, withAccess } from './recording-access.ts';
+import { KeyReader } from './terminal-keys.ts';
+import { parseTime } from './time.ts';
+
+interface FilterOptions extends AccessOptions {
+  readonly person?: string;
+  readonly resource?: string;
+  readonly since?: string;
+  readonly until?: string;
+  readonly state?: SessionFilter['state'];
+  readonly reason?: string;
+  readonly limit: string;
+  readonly table?: string;
+  readonly status?: string;
+  readonly effect?: string;
+  readonly rows?: string;
+  readonly duration?: string;
+  readonly session?: string;
+}
+
+/** `sallyport recordings …`: what a reviewer does with recordings. */
+export function register(program: Command): void {
+  const recordings = program
+    .command('recordings')
+    .summary('list, read, replay, search, prove and export recordings')
+    .description('Recordings of sessions, sealed or still in the journal.');
+  const add = (name: string, description: string): Command =>
+    withAccess(recordings.command(name).description(description));
+
+  filters(add('list', 'sessions, the latest first'))
+    .option('--state <state>', 'live, ended or interrupted')
+    .option('--reason <reason>', 'why they were closed')
+    .option('--json', 'one JSON object a line')
+    .action(list);
+  filters(add('search', 'statements of all sessions, by words of their text and what they touched'))
+    .argument('[words...]', 'words that the text holds, all of them; an ending may be left out')
+    .option('--table <name>', 'a table that it touches, with or without its schema')
+    .option('--status <status>', 'ok, error, cancelled, denied or unknown')
+    .option('--effect <effect>', 'read, write, definition, account, transfer, administration, unknown …')
+    .option('--rows <number>', 'at least so many rows returned or affected')
+    .option('--duration <ms>', 'at least so many milliseconds')
+    .option('--session <id>', 'of this session alone')
+    .option('--json', 'one JSON object a line')
+    .action(search);
+  withSession(add('show', 'a session and its statements, with their outcomes'))
+    .option('--json', 'one JSON object a line: the events, statements in one piece')
+    .action(show);
+  withSession(add('replay', 'play a session in the terminal'))
+    .option('--speed <number>', 'times real time: 1 is real time, 10 ten times as fast. Default: all at once')
+    .option('--max-pause <seconds>', 'longer pauses are cut to this', '3')
+    .option('--from <number>', 'begin with this statement', '1')
+    .action(replay);
+  withSession(add('export', 'write a session for other programs'))
+    .option('--format <format>', EXPORT_FORMATS.join(', '), 'jsonl')
+    .option('-o, --output <file>', 'where to; default: standard output')
+    .action(exportTo);
+  withSession(add('verify', 'prove that nothing of a recording was altered, cut or left out'))
+    .option('--all', 'every recording in the store')
+    .option(
+      '--signing-key <file>',
+      'a public key (PEM) that recordings may be signed with; may be given several times',
+      (file: string, before: string[] | undefined) => [...(before ?? []), file],
+    )
+    .option('--json', 'one JSON object a session')
+    .action(verify);
+}
+
+function filters(command: Command): Command {
+  return command
+    .option('--person <name>', 'the principal')
+    .option('--resource <name>', 'the resource')
+    .option('--since <time>', 'from this time on: 2026-11-24, 2026-11-24T10:00, 2h, 7d')
+    .option('--until <time>', 'up to this time')
+    .option('--limit <number>', 'at most so many', '50');
+}
+
+function withSession(command: Command): Command {
+  return command
+    .argument('[session]', "the session's id, or its beginning")
+    .option('--last', 'the latest session');
+}
+
+interface SessionOptions extends AccessOptions {
+  readonly last?: boolean;
+}
+
+async function list(options: FilterOptions): Promise<void> {
+  const access = await openAccess(options);
+  const index = await indexOf(access);
+  const rows = index.sessions(filterOf(options));
+  index.close();
+  if (options.json === true) {
+    for (const row of rows) print(JSON.stringify(sessionJson(row)));
+    return;
+  }
+  if (rows.length === 0) {
+    print('no recordings');
+    return;
+  }
+  const headings = [
+    'SESSION',
+    'STARTED',
+    'PERSON',
+    'RESOURCE',
+    'PROGRAM',
+    'LENGTH',
+    'STATEMENTS',
+    'ERRORS',
+    'ROWS',
+    'SIZE',
+    'CLOSED',
+  ];
+  print(table(headings, rows.map(sessionCells)));
+}
+
+function sessionCells(row: SessionRow): (string | number | null)[] {
+  const length =
+    row.ended_at === null ? '' : durationText(Math.round((row.ended_at - row.started_at) * 1000));
+  return [
+    row.id,
+    timeOf(row.started_at),
+    row.principal,
+    row.resource,
+    row.client_program,
+    length,
+    row.statements,
+    row.errors,
+    row.rows_returned,
+    row.bytes === 0 ? '' : bytesText(row.bytes),
+    row.state === 'live' ? 'live' : row.reason,
+  ];
+}
+
+function sessionJson(row: SessionRow): object {
+  const { held, started_at, ended_at, ...rest } = row;
+  return {
+    ...rest,
+    started_at: new Date(started_at).toISOString(),
+    ended_at: ended_at === null ? null : new Date(ended_at).toISOString(),
+    legal_hold: held === 1,
+  };
+}
+
+async function search(words: string[], options: FilterOptions): Promise<void> {
+  const access = await openAccess(options);
+  const index = await indexOf(access);
+  const filter: StatementFilter = {
+    ...filterOf(options),
+    ...(words.length === 0 ? {} : { text: words.join(' ') }),
+    ...(options.table === undefined ? {} : { table: options.table }),
+    ...(options.status === undefined ? {} : { status: options.status }),
+    ...(options.effect === undefined ? {} : { effect: options.effect }),
+    ...(options.session === undefined ? {} : { session: options.session }),
+    ...(options.rows === undefined ? {} : { rowsMin: numberOf(options.rows, '--rows') }),
+    ...(options.duration === undefined ? {} : { durationMsMin: numberOf(options.duration, '--duration') }),
+  };
+  const rows = index.search(filter);
+  const sessions = new Map(rows.map(({ session }) => [session, index.session(session)]));
+  index.close();
+  if (options.json === true) {
+    for (const row of rows) print(JSON.stringify(statementJson(row, sessions.get(row.session) ?? null)));
+    return;
+  }
+  if (rows.length === 0) {
+    print('nothing found');
+    return;
+  }
+  const headings = ['SESSION', 'SEQ', 'AT', 'PERSON', 'RESOURCE', 'STATUS', 'ROWS', 'TIME', 'TEXT'];
+  print(
+    table(
+      headings,
+      rows.map((row) => [
+        row.session,
+        row.seq,
+        timeOf(row.at),
+        sessions.get(row.session)?.principal ?? '',
+        sessions.get(row.session)?.resource ?? '',
+        row.error_code === null ? row.status : `${row.status} ${row.error_code}`,
+        row.rows_returned ?? row.rows_affected,
+        row.duration_us === null ? '' : durationText(row.duration_us),
+        (row.text ?? row.kind).replace(/\s+/g, ' ').slice(0, 80),
+      ]),
+    ),
+  );
+}
+
+function statementJson(row: StatementRow, session: SessionRow | null): object {
+  return {
+    ...row,
+    at: new Date(row.at).toISOString(),
+    principal: session?.principal ?? null,
+    resource: session?.resource ?? null,
+  };
+}
+
+async function show(session: string | undefined, options: SessionOptions): Promise<void> {
+  const { events, report } = await readSession(session, options);
+  if (options.json === true) {
+    process.stdout.write(exportSession(events, 'jsonl'));
+    tellFaults(report);
+    return;
+  }
+  for (const event of events) if (event.type === 'session_started') print(`${sessionHeading(event)}\n`);
+  for (const statement of statementsOf(events)) {
+    print(`#${statement.seq}  ${statement.at}  ${outcomeText(statement)}`);
+    print(`    ${statementText(statement).replaceAll('\n', '\n    ')}`);
+  }
+  for (const event of events) {
+    if (event.type === 'session_ended')
+      print(`\nended ${event.at}: ${event.reason}${event.detail === null ? '' : ` (${event.detail})`}`);
+  }
+  tellFaults(report);
+}
+
+async function replay(
+  session: string | undefined,
+  options: SessionOptions & { speed?: string; maxPause: string; from: string },
+): Promise<void> {
+  const { events, report } = await readSession(session, options);
+  const speed = options.speed === undefined ? null : numberOf(options.speed, '--speed');
+  if (speed !== null && !(speed > 0)) throw new Error('--speed takes a number above 0');
+  const keys = new KeyReader(speed !== null && process.stdin.isTTY === true ? process.stdin : null);
+  const player = new Player(
+    framesOf(events),
+    {
+      speed,
+      pauseMsMax: numberOf(options.maxPause, '--max-pause') * 1000,
+      from: numberOf(options.from, '--from'),
+    },
+    { write: (text) => void process.stdout.write(text), wait: (ms) => keys.wait(ms) },
+  );
+  try {
+    await player.run();
+  } finally {
+    keys.close();
+  }
+  tellFaults(report);
+}
+
+async function exportTo(
+  session: string | undefined,
+  options: SessionOptions & { format: string; output?: string },
+): Promise<void> {
+  const format = EXPORT_FORMATS.find((one) => one === options.format);
+  if (format === undefined) throw new Error(`--format takes ${EXPORT_FORMATS.join(', ')}`);
+  const { events, report } = await readSession(session, options);
+  const text = exportSession(events, format satisfies ExportFormat);
+  if (options.output === undefined) process.stdout.write(text);
+  else await writeFile(options.output, text, { mode: 0o600 });
+  tellFaults(report);
+}
+
+async function verify(
+  session: string | undefined,
+  options: SessionOptions & { all?: boolean; signingKey?: string[] },
+): Promise<void> {
+  const access = await openAccess(options);
+  const trusted = trustedKeys(options.signingKey, access.dataDir);
+  let targets: Map<string, PartFile[]>;
+  if (options.all === true) targets = await access.library.allParts();
+  else {
+    const id = await sessionId(access, session, options);
+    targets = new Map([[id, await access.library.parts(id)]]);
+  }
+  let bad = 0;
+  let bytes = 0;
+  const began = performance.now();
+  for (const [id, parts] of targets) {
+    if (parts.length === 0) throw new Error(`session ${id} is not sealed yet: it lies in the journal`);
+    const result = await verifySession(access.library, id, parts, trusted);
+    bytes += result.bytes;
+    if (!result.proven) bad += 1;
+    if (options.json === true) print(JSON.stringify(result));
+    else print(verificationText(result));
+  }
+  const seconds = (performance.now() - began) / 1000;
+  if (options.all === true && options.json !== true)
+    print(
+      `${targets.size} recordings, ${bytesText(bytes)} in ${seconds.toFixed(1)} s: ${bad === 0 ? 'all proven' : `${bad} NOT proven`}`,
+    );
+  if (bad > 0) process.exitCode = ExitCode.verifyFailed;
+}
+
+function verificationText(result: Verification): string {
+  const signers = result.signers
+    .map(({ id, known }) => `${id}${known ? '' : ' (not known here)'}`)
+    .join(', ');
+  const content = result.opened ? `${result.statements} statements` : 'content not opened';
+  const gaps = result.gaps > 0 ? `, ${result.gaps} GAPS on record` : '';
+  const head = `${result.session}  ${result.proven ? 'proven' : 'NOT PROVEN'}  ${result.parts} parts, ${result.events} events, ${content}, ${result.state ?? 'no end'}${gaps}; signed by ${signers || 'nobody'}`;
+  const findings = result.findings.map(({ key, from, to, what }) =>
+    from === null ? `    ${key}: ${what}` : `    ${key}: bytes ${from} to ${to}: ${what}`,
+  );
+  return [head, ...findings].join('\n');
+}
+
+function trustedKeys(
+  files: string[] | undefined,
+  dataDir: string | null,
+): ReadonlyMap<string, KeyObject> | null {
+  if (files === undefined) return dataDir === null ? null : knownSigningKeys(dataDir);
+  const keys = new Map<string, KeyObject>();
+  for (const file of files) {
+    const key = createPublicKey(readFileSync(file));
+    keys.set(publicKeyId(key), key);
+  }
+  return keys;
+}
+
+async function readSession(
+  session: string | undefined,
+  options: SessionOptions,
+): Promise<{ events: JournalEvent[]; report: ReadReport }> {
+  const access = await openAccess(options);
+  const id = await sessionId(access, session, options);
+  const report = emptyReport();
+  const events: JournalEvent[] = [];
+  for await (const event of access.library.events(id, report)) events.push(event);
+  return { events, report };
+}
+
+/** The session that is meant: by id, by its beginning, or the latest. */
+async function sessionId(
+  access: Access,
+  given: string | undefined,
+  options: SessionOptions,
+): Promise<string> {
+  if (given === undefined) {
+    if (options.last !== true)
+      throw new Error('name a session by its id (`sallyport recordings list`), or give --last');
+    const latest = access.index()?.sessions({ limit: 1 })[0]?.id ?? null;
+    const unindexed = await access.library.latest();
+    const last = [latest, unindexed]
+      .filter((id) => id !== null)
+      .sort()
+      .at(-1);
+    if (last === undefined) throw new Error('nothing was recorded yet');
+    return last;
+  }
+  const id = given.toUpperCase();
+  if (id.length === 26) return id;
+  const known = [
+    ...(await access.library.allParts()).keys(),
+    ...(await access.library.liveSessions()).keys(),
+  ];
+  const matches = [...new Set(known.filter((one) => one.startsWith(id)))];
+  if (matches.length === 1) return matches[0]!;
+  throw new Error(
+    matches.length === 0
+      ? `there is no session ${given}`
+      : `${given} begins ${matches.length} ids; give more of it`,
+  );
+}
+
+/** The gateway's index; where there is none, one made now from what can be read. */
+async function indexOf(access: Access): Promise<SqliteRecordingIndex> {
+  const index = access.index();
+  if (index !== null) return index;
+  const made = new SqliteRecordingIndex(':memory:');
+  const indexer = new Indexer(made, true);
+  for (const [session, parts] of await access.library.allParts()) {
+    try {
+      for await (const event of access.library.events(session)) indexer.hear(event, session);
+      for (const { part, key, size } of parts)
+        indexer.sealed({ session, part, key, state: 'ended', events: 0, bytes: size });
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`);
+    }
+  }
+  indexer.flush();
+  return made;
+}
+
+function filterOf(options: FilterOptions): SessionFilter {
+  return {
+    ...(options.person === undefined ? {} : { principal: options.person }),
+    ...(options.resource === undefined ? {} : { resource: options.resource }),
+    ...(options.state === undefined ? {} : { state: options.state }),
+    ...(options.reason === undefined ? {} : { reason: options.reason }),
+    ...(options.since === undefined ? {} : { since: parseTime(options.since) }),
+    ...(options.until === undefined ? {} : { until: parseTime(options.until) }),
+    limit: numberOf(options.limit, '--limit'),
+  };
+}
+
+function tellFaults(report: ReadReport): void {
+  for (const { key, fault } of report.faults)
+    process.stderr.write(`BAD: ${key}, bytes ${fault.from} to ${fault.to}: ${fault.what}\n`);
+  for (const key of report.locked) process.stderr.write(`not opened by any identity at hand: ${key}\n`);
+  for (const part of report.missing) process.stderr.write(`MISSING: part ${part}\n`);
+  if (report.faults.length + report.missing.length > 0) process.exitCode = ExitCode.verifyFailed;
+}
+
+function numberOf(text: string, option: string): number {
+  const value = Number(text);
+  if (!Number.isFinite(value) || value < 0) throw new Error(`${option} takes a number`);
+  return value;
+}
+
+function timeOf(ms: number): string {
+  return new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}

@@ -1,0 +1,246 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { JournalEvent } from './events.ts';
+import { decodeEvent } from './format.ts';
+import { JOURNAL_DIRECTORY } from './journal.ts';
+import { unwrapKey } from './keys.ts';
+import { JournalReader, listBoots, openBoot } from './reader.ts';
+import { RecordingError } from './recorder.ts';
+import { type Fault, inspectPart, openPart, type PartInspection, type Place } from './recording.ts';
+import { spoolFiles } from './sealer.ts';
+import { parsePartKey, partKey, type RecordingStore, sessionPrefix } from './store/store.ts';
+
+/** What is needed to read recordings: the store, perhaps the gateway's own directory, and the identities at hand. */
+export interface LibraryOptions {
+  readonly store: RecordingStore;
+  /** `data_dir` of the gateway, for what is not in the store yet; null where only the store is at hand. */
+  readonly dataDir: string | null;
+  readonly identities: readonly string[];
+}
+
+export interface PartFile {
+  readonly session: string;
+  readonly part: number;
+  readonly key: string;
+  readonly size: number;
+  /** Null in the store, else the file in the spool. */
+  readonly path: string | null;
+}
+
+/** What reading a session found beside its events. */
+export interface ReadReport {
+  readonly faults: { readonly key: string; readonly fault: Fault }[];
+  /** Keys of parts that none of the identities opens. */
+  readonly locked: string[];
+  /** Parts that are missing, by number. */
+  readonly missing: number[];
+  /** Some of the events come from the journal: they are not sealed yet. */
+  unsealed: boolean;
+}
+
+/** Reads sessions from wherever their events are by now: the store, the spool, the journal. */
+export class Library {
+  readonly store: RecordingStore;
+  readonly dataDir: string | null;
+  readonly #identities: readonly string[];
+  readonly #keys = new Map<string, Buffer | null>();
+
+  constructor({ store, dataDir, identities }: LibraryOptions) {
+    this.store = store;
+    this.dataDir = dataDir;
+    this.#identities = identities;
+  }
+
+  /** Sealed parts of one session, in order. */
+  async parts(session: string): Promise<PartFile[]> {
+    return (
+      this.#merge(await this.store.list(sessionPrefix(session)), (file) => file.session === session).get(
+        session,
+      ) ?? []
+    );
+  }
+
+  /** Sealed parts of all sessions, by session id. `prefix` narrows it to a year, month or day: `2026/11/24/`. */
+  async allParts(prefix = ''): Promise<Map<string, PartFile[]>> {
+    return this.#merge(await this.store.list(prefix), (file) =>
+      partKey(file.session, file.part).startsWith(prefix),
+    );
+  }
+
+  async read(part: PartFile): Promise<Buffer> {
+    if (part.path !== null && existsSync(part.path)) return readFileSync(part.path);
+    return this.store.get(part.key);
+  }
+
+  /** The data key of a part; null when no identity opens it. */
+  async key(inspection: PartInspection): Promise<Buffer | null> {
+    const wrapped = inspection.header?.key;
+    if (wrapped === undefined) return null;
+    let key = this.#keys.get(wrapped);
+    if (key === undefined) {
+      key = await unwrapKey(Buffer.from(wrapped, 'base64'), this.#identities);
+      this.#keys.set(wrapped, key);
+      if (this.#keys.size > 1000) this.#keys.delete(this.#keys.keys().next().value!);
+    }
+    return key;
+  }
+
+  /**
+   * All events of a session in order. Bad and locked parts are left out and reported. Rejects with a `RecordingError`
+   * when nothing of the session can be found or read.
+   */
+  async *events(session: string, report: ReadReport = emptyReport()): AsyncGenerator<JournalEvent> {
+    let read = 0;
+    let part = 0;
+    let sealed: { boot: string; to: Place } | null = null;
+    let over = false;
+    for (const file of await this.parts(session)) {
+      for (part += 1; part < file.part; part += 1) report.missing.push(part);
+      const bytes = await this.read(file);
+      const inspection = inspectPart(bytes);
+      if (inspection.trailer !== null) {
+        sealed = { boot: inspection.trailer.journal.boot, to: inspection.trailer.journal.to };
+        over = inspection.trailer.state !== 'open';
+      }
+      const [fault] = inspection.faults;
+      if (fault !== undefined) {
+        report.faults.push({ key: file.key, fault });
+        continue;
+      }
+      const key = await this.key(inspection);
+      if (key === null) {
+        report.locked.push(file.key);
+        continue;
+      }
+      for (const line of openPart(bytes, inspection, key).lines) {
+        read += 1;
+        yield JSON.parse(line) as JournalEvent;
+      }
+    }
+    if (!over) {
+      for await (const event of this.#unsealed(session, sealed)) {
+        read += 1;
+        report.unsealed = true;
+        yield event;
+      }
+    }
+    if (read > 0) return;
+    if (report.locked.length > 0)
+      throw new RecordingError(
+        `no identity at hand opens session ${session}; name one of its recipients' key files with --identity`,
+      );
+    const [bad] = report.faults;
+    if (bad !== undefined)
+      throw new RecordingError(`${bad.key}: bytes ${bad.fault.from} to ${bad.fault.to}: ${bad.fault.what}`);
+    throw new RecordingError(`there is no session ${session}`);
+  }
+
+  /** The session that began last; null when there is none. */
+  async latest(): Promise<string | null> {
+    let latest: string | null = null;
+    for (const session of (await this.liveSessions()).keys())
+      if (latest === null || session > latest) latest = session;
+    // Days sort by name; the last one that has a session will do.
+    const boots = new Set<string>();
+    for (const [session, parts] of await this.allParts()) {
+      if (latest !== null && session <= latest) continue;
+      const inspection = inspectPart(await this.read(parts[0]!));
+      if (inspection.trailer?.journal.boot === session) boots.add(session);
+      else latest = session;
+    }
+    return latest;
+  }
+
+  /** Sessions that have events in the journal, with their start where it is there too. */
+  async liveSessions(): Promise<Map<string, JournalEvent | null>> {
+    const sessions = new Map<string, JournalEvent | null>();
+    await this.#journal(null, (session, event) => {
+      if (session === null) return;
+      if (!sessions.has(session)) {
+        const decoded = event();
+        sessions.set(session, decoded.type === 'session_started' ? decoded : null);
+      }
+    });
+    return sessions;
+  }
+
+  async *#unsealed(
+    session: string,
+    sealed: { boot: string; to: Place } | null,
+  ): AsyncGenerator<JournalEvent> {
+    const found: JournalEvent[] = [];
+    await this.#journal(sealed?.boot ?? null, (id, event, boot, place) => {
+      if (id !== session) return;
+      if (sealed !== null && boot === sealed.boot && !isAfter(place, sealed.to)) return;
+      found.push(event());
+    });
+    yield* found;
+  }
+
+  /** Reads what the identities open of the journal, the live one too. */
+  async #journal(
+    from: string | null,
+    each: (session: string | null, event: () => JournalEvent, boot: string, place: Place) => void,
+  ): Promise<void> {
+    if (this.dataDir === null) return;
+    const directory = join(this.dataDir, JOURNAL_DIRECTORY);
+    for (const boot of listBoots(directory)) {
+      if (from !== null && boot < from) continue;
+      const { bootKey } = await openBoot(directory, boot, this.#identities).catch(() => ({ bootKey: null }));
+      if (bootKey === null) continue;
+      const reader = new JournalReader(directory, boot, bootKey);
+      try {
+        for (let read = reader.next(false); read !== null; read = reader.next(false)) {
+          if (read.kind !== 'batch') continue;
+          const { segment, offset } = read.position;
+          read.events.forEach((raw, index) => {
+            each(raw.session, () => decodeEvent(raw.bytes), boot, [segment, offset, index]);
+          });
+        }
+      } finally {
+        reader.close();
+      }
+    }
+  }
+
+  #merge(
+    objects: readonly { key: string; size: number }[],
+    wanted: (file: { session: string; part: number }) => boolean,
+  ): Map<string, PartFile[]> {
+    const bySession = new Map<string, Map<number, PartFile>>();
+    const add = (file: PartFile): void => {
+      let parts = bySession.get(file.session);
+      if (parts === undefined) {
+        parts = new Map();
+        bySession.set(file.session, parts);
+      }
+      parts.set(file.part, file);
+    };
+    if (this.dataDir !== null) {
+      for (const { session, part, path, size } of spoolFiles(join(this.dataDir, 'spool')))
+        if (wanted({ session, part })) add({ session, part, path, size, key: partKey(session, part) });
+    }
+    for (const { key, size } of objects) {
+      const parsed = parsePartKey(key);
+      if (parsed !== null) add({ ...parsed, key, size, path: null });
+    }
+    const sorted = [...bySession].sort(([left], [right]) => (left < right ? -1 : 1));
+    return new Map(
+      sorted.map(([session, parts]) => [
+        session,
+        [...parts.values()].sort((left, right) => left.part - right.part),
+      ]),
+    );
+  }
+}
+
+export function emptyReport(): ReadReport {
+  return { faults: [], locked: [], missing: [], unsealed: false };
+}
+
+function isAfter(place: Place, other: Place): boolean {
+  for (let index = 0; index < 3; index += 1) {
+    if (place[index]! !== other[index]!) return place[index]! > other[index]!;
+  }
+  return false;
+}
