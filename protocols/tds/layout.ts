@@ -67,36 +67,29 @@ export function isEncrypted(flags: number, columnEncryption: boolean): boolean {
 
 export class RowLayout {
   readonly columns: readonly Column[];
-  readonly #extents: Uint8Array;
-  readonly #sizes: Int32Array;
-  readonly #stepExtents: Uint8Array;
-  readonly #stepSizes: Int32Array;
-  readonly #steps: number;
+  readonly #extents: number[] = [];
+  readonly #sizes: number[] = [];
+  readonly #stepExtents: number[] = [];
+  readonly #stepSizes: number[] = [];
   /** Bytes of the bitmap ahead of a row that leaves its NULLs out. */
   readonly bitmapBytes: number;
 
   constructor(columns: readonly Column[]) {
-    const count = columns.length;
     this.columns = columns;
-    this.bitmapBytes = (count + 7) >> 3;
-    this.#extents = new Uint8Array(count);
-    this.#sizes = new Int32Array(count);
-    this.#stepExtents = new Uint8Array(count);
-    this.#stepSizes = new Int32Array(count);
+    this.bitmapBytes = (columns.length + 7) >> 3;
     let steps = 0;
-    for (let index = 0; index < count; index++) {
-      const { extent, size } = columns[index]!.info;
-      this.#extents[index] = extent;
-      this.#sizes[index] = size;
+    for (const { info } of columns) {
+      const { extent, size } = info;
+      this.#extents.push(extent);
+      this.#sizes.push(size);
       if (extent === Extent.fixed && steps > 0 && this.#stepExtents[steps - 1] === Extent.fixed) {
         this.#stepSizes[steps - 1]! += size;
         continue;
       }
-      this.#stepExtents[steps] = extent;
-      this.#stepSizes[steps] = size;
+      this.#stepExtents.push(extent);
+      this.#stepSizes.push(size);
       steps += 1;
     }
-    this.#steps = steps;
   }
 
   extent(column: number): number {
@@ -111,7 +104,7 @@ export class RowLayout {
   stepRow(bytes: Buffer, start: number, end: number): number {
     const extents = this.#stepExtents;
     const sizes = this.#stepSizes;
-    const steps = this.#steps;
+    const steps = extents.length;
     let position = start;
     for (let step = 0; step < steps; step++) {
       switch (extents[step]) {

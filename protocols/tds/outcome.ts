@@ -14,6 +14,8 @@ export class Outcome {
   readonly source: Prepared | null;
   finished = false;
   failed = false;
+  /** The gate saw only the beginning of its text. */
+  partial = false;
   /** The final DONE of the answer could not be read. */
   lost = false;
   #created: Prepared | null = null;

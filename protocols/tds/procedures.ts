@@ -107,12 +107,11 @@ export function declaredNames(definition: string): string[] {
   let start = 0;
   for (let at = 0; at <= definition.length; at++) {
     const character = at === definition.length ? ',' : definition[at];
-    if (character === '(') depth += 1;
-    else if (character === ')') depth -= 1;
+    if (character === '(' || character === '[') depth += 1;
+    else if (character === ')' || character === ']') depth -= 1;
     else if (character === ',' && depth <= 0) {
       const name = /^\s*(@[^\s]+)/.exec(definition.slice(start, at));
       if (name !== null) names.push(name[1]!);
-      else if (at < definition.length) names.push('');
       start = at + 1;
     }
   }

@@ -290,7 +290,9 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       for (let index = outcomes.length; index < reader.calls.length; index++) {
         const call = reader.calls[index]!;
         const source = handleSource(call, handles);
-        outcomes.push(new Outcome(callStatement(call, source, options.parameters), call, source));
+        const outcome = new Outcome(callStatement(call, source, options.parameters), call, source);
+        outcome.partial = call.text?.partial === true;
+        outcomes.push(outcome);
       }
       if (outcomes.length === 0) outcomes.push(new Outcome(new Statement('rpc', null, 0), null, null));
     } else if (outcomes.length === 0) outcomes.push(this.#simpleOutcome(request));
@@ -307,8 +309,12 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       return new Outcome(new Statement('bulk', text, text === null ? 0 : text.length * 2), null, null);
     }
     const batch = request.reader.batch();
-    if (batch.text === null || !BULK_TEXT.test(batch.text)) return new Outcome(batch, null, null);
-    return new Outcome(new Statement('bulk', batch.text, batch.textBytes), null, null);
+    const bulk = batch.text !== null && BULK_TEXT.test(batch.text);
+    const statement = bulk ? new Statement('bulk', batch.text, batch.textBytes) : batch;
+    statement.opaque = batch.opaque;
+    const outcome = new Outcome(statement, null, null);
+    outcome.partial = batch.opaque && !request.reader.lost;
+    return outcome;
   }
 
   #markOpaque(request: Request): void {
@@ -376,7 +382,9 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #pass(request: Request): void {
     const { sink } = this.#connection;
     for (; request.begun < request.allowed; request.begun++) {
-      const { statement } = request.outcomes[request.begun]!;
+      const { statement, partial } = request.outcomes[request.begun]!;
+      // To the gate a text of which it sees a part is one that it cannot read; to the record it is only long.
+      if (partial) statement.opaque = false;
       cutText(statement);
       sink.begin(statement);
     }

@@ -77,7 +77,7 @@ export interface TypeInfo {
   readonly size: number;
   readonly precision: number;
   readonly scale: number;
-  /** Five bytes, a view that is copied; null where the type has none. */
+  /** Five bytes; null where the type has none. */
   readonly collation: Buffer | null;
   /** Of a UDT or a table type, `database.schema.name` as far as given. */
   readonly name: string | null;
@@ -130,7 +130,7 @@ function readDescription(cursor: Cursor, id: number, flavor: Flavor): TypeInfo |
     case TypeId.nvarchar:
     case TypeId.nchar: {
       const size = cursor.uint16();
-      return describe(id, sizeExtent(size), size, 0, 0, copy(cursor.slice(5)));
+      return describe(id, sizeExtent(size), size, 0, 0, readCollation(cursor));
     }
     case TypeId.varbinary:
     case TypeId.binary: {
@@ -140,7 +140,7 @@ function readDescription(cursor: Cursor, id: number, flavor: Flavor): TypeInfo |
     case TypeId.text:
     case TypeId.ntext: {
       const size = cursor.uint32();
-      return describe(id, textExtent(flavor), size, 0, 0, copy(cursor.slice(5)));
+      return describe(id, textExtent(flavor), size, 0, 0, readCollation(cursor));
     }
     case TypeId.image:
       return describe(id, textExtent(flavor), cursor.uint32());
@@ -210,9 +210,22 @@ function textExtent(flavor: Flavor): Extent {
   return flavor === 'result' ? Extent.pointer : Extent.long;
 }
 
-/** The message that holds a collation is not kept for the sake of five bytes. */
-function copy(collation: Buffer): Buffer {
-  return Buffer.from(collation);
+/** Collations that have been seen; a server has few, so most descriptions allocate none. */
+const COLLATIONS = new Map<number, Buffer>();
+const COLLATIONS_MAX = 1000;
+
+function readCollation(cursor: Cursor): Buffer {
+  const head = cursor.uint32();
+  const sortId = cursor.uint8();
+  const key = head * 256 + sortId;
+  let collation = COLLATIONS.get(key);
+  if (collation === undefined) {
+    collation = Buffer.alloc(5);
+    collation.writeUInt32LE(head);
+    collation[4] = sortId;
+    if (COLLATIONS.size < COLLATIONS_MAX) COLLATIONS.set(key, collation);
+  }
+  return collation;
 }
 
 /** Types with a one-byte size in their description, at most 256 for each of the ten ids. */

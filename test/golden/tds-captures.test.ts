@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { Parameter, Statement } from '../../protocols/statement.ts';
+import type { Statement } from '../../protocols/statement.ts';
 import { type Capture, type CollectingSink, readCapture, replay } from '../support/tds-capture.ts';
 
 /**
