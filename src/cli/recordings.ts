@@ -26,7 +26,7 @@ import {
 } from '../store/recording-index.ts';
 import { ExitCode } from './exit-codes.ts';
 import { type Access, type AccessOptions, openAccess, withAccess } from './recording-access.ts';
-import { KeyReader } from './terminal-keys.ts';
+import { endWithReader, KeyReader } from './terminal-keys.ts';
 import { parseTime } from './time.ts';
 
 interface FilterOptions extends AccessOptions {
@@ -47,6 +47,7 @@ interface FilterOptions extends AccessOptions {
 
 /** `sallyport recordings …`: what a reviewer does with recordings. */
 export function register(program: Command): void {
+  endWithReader();
   const recordings = program
     .command('recordings')
     .summary('list, read, replay, search, prove and export recordings')
@@ -289,12 +290,13 @@ async function verify(
     const id = await sessionId(access, session, options);
     targets = new Map([[id, await access.library.parts(id)]]);
   }
+  const open = await access.library.openSessions();
   let bad = 0;
   let bytes = 0;
   const began = performance.now();
   for (const [id, parts] of targets) {
     if (parts.length === 0) throw new Error(`session ${id} is not sealed yet: it lies in the journal`);
-    const result = await verifySession(access.library, id, parts, trusted);
+    const result = await verifySession(access.library, id, parts, trusted, open);
     bytes += result.bytes;
     if (!result.proven) bad += 1;
     if (options.json === true) print(JSON.stringify(result));
@@ -355,9 +357,10 @@ async function sessionId(
   if (given === undefined) {
     if (options.last !== true)
       throw new Error('name a session by its id (`sallyport recordings list`), or give --last');
-    const latest = access.index()?.sessions({ limit: 1 })[0]?.id ?? null;
-    const unindexed = await access.library.latest();
-    const last = [latest, unindexed]
+    const index = access.index();
+    const stored = index?.sessions({ limit: 1 })[0]?.id ?? (await access.library.latestStored());
+    index?.close();
+    const last = [stored, ...(await access.library.liveSessions()).keys()]
       .filter((id) => id !== null)
       .sort()
       .at(-1);
@@ -387,7 +390,12 @@ async function indexOf(access: Access): Promise<SqliteRecordingIndex> {
   const indexer = new Indexer(made, true);
   for (const [session, parts] of await access.library.allParts()) {
     try {
-      for await (const event of access.library.events(session)) indexer.hear(event, session);
+      let ofGateway = true;
+      for await (const event of access.library.events(session)) {
+        if (event.type === 'session_started') ofGateway = false;
+        indexer.hear(event, session);
+      }
+      if (ofGateway) continue;
       for (const { part, key, size } of parts)
         indexer.sealed({ session, part, key, state: 'ended', events: 0, bytes: size });
     } catch (error) {

@@ -3,9 +3,11 @@ import { type JournalEvent, joinStatement, type StatementStartedEvent } from '..
 import { followJournal } from '../recording/follow.ts';
 import { eventText, outcomeText, sessionHeading, statementText, table } from '../recording/present.ts';
 import { type AccessOptions, openAccess, withAccess } from './recording-access.ts';
+import { endWithReader } from './terminal-keys.ts';
 
 /** `sallyport sessions …`: what goes on now. */
 export function register(program: Command): void {
+  endWithReader();
   const sessions = program
     .command('sessions')
     .summary('live sessions: list them, follow one')

@@ -53,3 +53,11 @@ export class KeyReader {
     waiting?.(key);
   }
 }
+
+/** Ends this process quietly when whoever reads its output (`head`, a pager) has had enough. */
+export function endWithReader(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(0);
+  });
+}

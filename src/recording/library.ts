@@ -135,20 +135,14 @@ export class Library {
     throw new RecordingError(`there is no session ${session}`);
   }
 
-  /** The session that began last; null when there is none. */
-  async latest(): Promise<string | null> {
-    let latest: string | null = null;
-    for (const session of (await this.liveSessions()).keys())
-      if (latest === null || session > latest) latest = session;
-    // Days sort by name; the last one that has a session will do.
-    const boots = new Set<string>();
-    for (const [session, parts] of await this.allParts()) {
-      if (latest !== null && session <= latest) continue;
-      const inspection = inspectPart(await this.read(parts[0]!));
-      if (inspection.trailer?.journal.boot === session) boots.add(session);
-      else latest = session;
+  /** The session in the store that began last; null when there is none. Lists the whole store. */
+  async latestStored(): Promise<string | null> {
+    for (const [session, parts] of [...(await this.allParts())].reverse()) {
+      const { trailer } = inspectPart(await this.read(parts[0]!));
+      // The gateway's own events are filed under the id of its boot.
+      if (trailer?.journal.boot !== session) return session;
     }
-    return latest;
+    return null;
   }
 
   /** Sessions that have events in the journal, with their start where it is there too. */
@@ -162,6 +156,21 @@ export class Library {
       }
     });
     return sessions;
+  }
+
+  /** Ids that more events may follow for: sessions that are open by the journal, and its boots. Null without one. */
+  async openSessions(): Promise<ReadonlySet<string> | null> {
+    if (this.dataDir === null) return null;
+    const open = new Set(listBoots(join(this.dataDir, JOURNAL_DIRECTORY)));
+    await this.#journal(null, (session, event) => {
+      if (session === null) {
+        const mark = event();
+        if (mark.type === 'journal') for (const id of mark.sessions) open.add(id);
+      } else if (open.has(session)) {
+        if (event().type === 'session_ended') open.delete(session);
+      } else if (event().type === 'session_started') open.add(session);
+    });
+    return open;
   }
 
   async *#unsealed(

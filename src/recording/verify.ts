@@ -32,13 +32,14 @@ export interface Verification {
 /**
  * Proves one session's recording: chain and signature of every part, the order of parts, and, where an identity opens
  * it, the content and the numbering of statements. `trusted` are public keys by id; null where none are known, and then
- * who signed is reported but not judged. Rejects only when the store cannot be read.
+ * who signed is reported but not judged. `open` are the sessions that may go on; null where that is not known. Rejects only when the store cannot be read.
  */
 export async function verifySession(
   library: Library,
   session: string,
   parts: readonly PartFile[],
   trusted: ReadonlyMap<string, KeyObject> | null,
+  open: ReadonlySet<string> | null,
 ): Promise<Verification> {
   const findings: Finding[] = [];
   const signers = new Map<string, boolean>();
@@ -94,6 +95,10 @@ export async function verifySession(
     } catch (error) {
       findings.push({ key, from: null, to: null, what: (error as Error).message });
     }
+  }
+  if (state === 'open' && open !== null && !open.has(session)) {
+    const key = parts.at(-1)?.key ?? session;
+    findings.push({ key, from: null, to: null, what: 'its end is missing: no part closes the session' });
   }
   if (opened && findings.length === 0)
     for (const what of content.finish(state))

@@ -142,10 +142,11 @@ export class SqliteRecordingIndex implements RecordingIndex {
 
   /** Throws what SQLite throws. The file is for its owner alone (mode 0600). */
   constructor(path: string, options: { readOnly?: boolean } = {}) {
-    if (options.readOnly !== true) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    const inMemory = path === ':memory:';
+    if (options.readOnly !== true && !inMemory) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     this.#database = new DatabaseSync(path, { readOnly: options.readOnly ?? false, timeout: 5000 });
     if (options.readOnly === true) return;
-    chmodSync(path, 0o600);
+    if (!inMemory) chmodSync(path, 0o600);
     this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
     this.#database.exec(SCHEMA);
   }
