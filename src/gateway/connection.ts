@@ -35,6 +35,8 @@ export class Connection implements Entry, Cancellable {
   /** Known from the start on a door with one target, else once the client has been admitted. */
   #target: Target | null;
   readonly #servers: StreamChannel[] = [];
+  /** Where each server's name led: a cancel must go to the same machine, and a name may lead to several. */
+  readonly #reached = new WeakMap<Channel, string>();
   #labels: { resource: string; engine: string };
   readonly #done: () => void;
   readonly #abort = new AbortController();
@@ -184,7 +186,10 @@ export class Connection implements Entry, Cancellable {
         send: (bytes) => session.facts.server.write(bytes),
         credentials: () => this.credentials(session.permit, 'launch'),
         dial: async () => {
-          const channel = await this.#connect(session.facts.server.remote);
+          const channel = await this.#connect(
+            session.facts.server.remote,
+            this.#reached.get(session.facts.server),
+          );
           opened.push(channel);
           // The statement that was to be cancelled may have ended meanwhile: the next one must not be hit.
           if (relay.idles !== idles) {
@@ -487,13 +492,14 @@ export class Connection implements Entry, Cancellable {
     };
   }
 
-  #connect(address: Address): Promise<StreamChannel> {
+  /** `at` is the address that the host's name led to before, where it must be the same machine again. */
+  #connect(address: Address, at = address.host): Promise<StreamChannel> {
     const { limits, tls } = this.#theTarget;
     const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'connect' });
     return new Promise((resolve, reject) => {
       const socket = address.host.startsWith('/')
         ? connect({ path: address.host, allowHalfOpen: true })
-        : connect({ host: address.host, port: address.port, allowHalfOpen: true, noDelay: true });
+        : connect({ host: at, port: address.port, allowHalfOpen: true, noDelay: true });
       const timer = setTimeout(() => failed(new Error('timed out')), limits.connectTimeoutMs);
       const failed = (cause: Error): void => {
         clearTimeout(timer);
@@ -526,6 +532,7 @@ export class Connection implements Entry, Cancellable {
         socket.setKeepAlive(true, KEEP_ALIVE_MS);
         const channel = new StreamChannel(socket, 'server', address, tls);
         this.#servers.push(channel);
+        if (socket.remoteAddress !== undefined) this.#reached.set(channel, socket.remoteAddress);
         resolve(channel);
       });
     });
