@@ -4,7 +4,7 @@ import { referenceText } from './reference.ts';
 
 /**
  * A secret that a provider holds as one text. Text that is a JSON object gives its fields too, as most providers' own
- * consoles store account and password that way.
+ * consoles store account and password that way; where no field is asked for, its `password` stands for the whole.
  *
  * `bytes` are owned by the result. Throws a `SecretError` when a field is asked for that is not there.
  */
@@ -16,7 +16,8 @@ export function textValue(reference: SecretReference, bytes: Buffer, expiresAt: 
     });
   }
   const fields = jsonFields(bytes);
-  if (reference.field === null) return { value: Secret.fromBytes(bytes), fields, expiresAt };
+  if (reference.field === null && fields['password'] === undefined)
+    return { value: Secret.fromBytes(bytes), fields, expiresAt };
   bytes.fill(0);
   return fieldValue(reference, fields, expiresAt);
 }

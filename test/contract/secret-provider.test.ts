@@ -310,6 +310,10 @@ describe.each(Object.keys(BENCHES))('%s', (name) => {
     await resolver.check('p', signal());
   });
 
+  test('of several fields gives the password where none is named', async () => {
+    expect((await resolver.secret(`p:${bench.account}`, signal())).expose().toString()).toBe(CANARY);
+  });
+
   test('gives one field', async () => {
     const password = { username: 'app', password: `p:${bench.account}#password` };
     const credentials = await resolver.credentials(password, 'launch', signal());

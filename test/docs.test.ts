@@ -1,0 +1,59 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { parse, stringify } from 'yaml';
+import { ExitCode } from '../src/cli/exit-codes.ts';
+import type { ConfigError } from '../src/config/faults.ts';
+import { parseConfig } from '../src/config/load.ts';
+
+/** What the documentation says is what the code does. */
+
+const docs = fileURLToPath(new URL('../docs/', import.meta.url));
+const page = (name: string): string => readFileSync(`${docs}${name}`, 'utf8');
+
+test('docs/cli.md lists every exit status, and no other', () => {
+  const listed = [...page('cli.md').matchAll(/^\| (\d+) \| /gm)].map((match) => Number(match[1]));
+  expect(listed.sort((left, right) => left - right)).toEqual(
+    Object.values(ExitCode).sort((left, right) => left - right),
+  );
+});
+
+describe('examples of configuration', () => {
+  const pages = readdirSync(docs, { recursive: true })
+    .map(String)
+    .filter((name) => name.endsWith('.md'));
+  const examples = pages.flatMap((name) =>
+    [...page(name).matchAll(/```yaml\n([\s\S]*?)```/g)].map((match, index) => ({
+      name: `${name}, ${index + 1}`,
+      text: match[1]!,
+    })),
+  );
+
+  test('there are some', () => {
+    expect(examples.length).toBeGreaterThan(10);
+  });
+
+  /** Parts of a configuration are made whole: the resource a listener needs is looked for on the same page. */
+  test.each(examples)('$name is valid', ({ text }) => {
+    const part = parse(text) as Record<string, unknown>;
+    const whole = stringify({ resources: {}, ...part });
+    let faults: string[] = [];
+    try {
+      parseConfig(whole, 'example.yaml', { files: false });
+    } catch (error) {
+      faults = (error as ConfigError).faults
+        .filter(({ message }) => !message.includes('is not the name of a resource'))
+        .map(({ path, message, remedy }) => `${path}: ${message}; ${remedy}`);
+    }
+    expect(faults).toEqual([]);
+  });
+
+  test('docs/secrets.md has one for every type of provider', () => {
+    const shown = new Set([...page('secrets.md').matchAll(/type: ([a-z-]+)/g)].map((match) => match[1]));
+    const types = [...page('configuration.md').matchAll(/^### secrets\.NAME, type `([a-z-]+)`/gm)].map(
+      (match) => match[1],
+    );
+    expect(types.length).toBeGreaterThan(8);
+    for (const type of types) expect(shown).toContain(type);
+  });
+});
