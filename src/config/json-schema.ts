@@ -28,6 +28,23 @@ export function configJsonSchema(): SchemaNode {
  * value chooses, as it does in the schema; without it all forms count.
  */
 export function knownKeys(root: SchemaNode, document: unknown, path: readonly PropertyKey[]): string[] {
+  const nodes = nodesAt(root, document, path);
+  return [...new Set(nodes.flatMap((node) => Object.keys(node.properties ?? {})))];
+}
+
+/** Keys of the blocks that are known at `path`, as `block.key`: for a key that stands one level too high. */
+export function keysBelow(root: SchemaNode, document: unknown, path: readonly PropertyKey[]): string[] {
+  const found = new Set<string>();
+  for (const node of nodesAt(root, document, path)) {
+    for (const [block, child] of Object.entries(node.properties ?? {}))
+      for (const form of alternatives(child, undefined))
+        for (const key of Object.keys(form.properties ?? {})) found.add(`${block}.${key}`);
+  }
+  return [...found];
+}
+
+/** The forms that stand at `path`, for the value that is there. */
+function nodesAt(root: SchemaNode, document: unknown, path: readonly PropertyKey[]): SchemaNode[] {
   let nodes: SchemaNode[] = alternatives(root, document);
   let value = document;
   for (const part of path) {
@@ -37,12 +54,12 @@ export function knownKeys(root: SchemaNode, document: unknown, path: readonly Pr
       const child =
         typeof part === 'number'
           ? node.items
-          : (node.properties?.[String(part)] ?? schemaOf(node.additionalProperties));
+          : (property(node, String(part)) ?? schemaOf(node.additionalProperties));
       if (child) next.push(...alternatives(child, value));
     }
     nodes = next;
   }
-  return [...new Set(nodes.flatMap((node) => Object.keys(node.properties ?? {})))];
+  return nodes;
 }
 
 /** The forms that `node` allows for `value`. */
@@ -60,6 +77,10 @@ export function alternatives(node: SchemaNode, value: unknown): SchemaNode[] {
 /** The key whose value tells this form from the others, or null. */
 export function discriminatorOf(form: SchemaNode): string | null {
   return ['type', 'method'].find((key) => form.properties?.[key]?.const !== undefined) ?? null;
+}
+
+function property(node: SchemaNode, key: string): SchemaNode | undefined {
+  return node.properties && Object.hasOwn(node.properties, key) ? node.properties[key] : undefined;
 }
 
 function schemaOf(node: boolean | SchemaNode | undefined): SchemaNode | undefined {

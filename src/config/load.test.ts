@@ -1,7 +1,9 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parse, parseDocument } from 'yaml';
 import { makeAuthority } from '../../test/support/certificates.ts';
 import { ConfigError, type ConfigFault } from './faults.ts';
 import { loadConfig, parseConfig } from './load.ts';
@@ -100,6 +102,25 @@ listeners:
     expect(fault(text, 'resources.orders.chanel-binding').remedy).toBe('did you mean "channel_binding"?');
     const far = MINIMAL.replace('type: env', 'type: env, zzzzzz: 1');
     expect(fault(far, 'secrets.env.zzzzzz').remedy).toBe('known keys: type');
+  });
+
+  test('a key that stands one level too high is told where it belongs', () => {
+    const text = (line: string): string =>
+      MINIMAL.replace('host: db.example', `host: db.example\n    ${line}`);
+    expect(fault(text('idle_timeout: 5m'), 'resources.orders.idle_timeout').remedy).toBe(
+      'did you mean "idle_timeout" under "limits"?',
+    );
+    expect(fault(text('pasword: env:PW'), 'resources.orders.pasword').remedy).toBe(
+      'did you mean "password" under "launch_credentials"?',
+    );
+  });
+
+  test('names that objects have by nature are names like others', () => {
+    const text = MINIMAL.replaceAll('orders', 'constructor').replace('env:PW', 'constructor:PW');
+    expect(faultsOf(text).map((entry) => entry.path)).toEqual([
+      'resources.constructor.launch_credentials.password',
+    ]);
+    expect(fault('constructor: 1\nresources: {}', 'constructor').remedy).toContain('known keys');
   });
 
   test('a key of another type of resource is not offered', () => {
@@ -266,6 +287,42 @@ describe('rules', () => {
       'listeners[0].nonsense',
       'listeners[0].resource',
     ]);
+  });
+});
+
+describe('any text at all', () => {
+  const example = readFileSync(new URL('../../config.example.yaml', import.meta.url), 'utf8');
+
+  test('gives a configuration or a ConfigError, and no other error', () => {
+    const cut = fc.tuple(fc.nat(example.length), fc.nat(40), fc.string({ maxLength: 8, unit: 'binary' }));
+    fc.assert(
+      fc.property(fc.array(cut, { minLength: 1, maxLength: 4 }), (cuts) => {
+        let text = example;
+        for (const [at, length, put] of cuts) text = text.slice(0, at) + put + text.slice(at + length);
+        faultsOf(text);
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  test('a secret in any wrong place is not shown', () => {
+    const canary = 'canary-5d2e';
+    const leaves: (readonly PropertyKey[])[] = [];
+    const visit = (value: unknown, path: readonly PropertyKey[]): void => {
+      if (typeof value !== 'object' || value === null) leaves.push(path);
+      else
+        for (const [key, child] of Object.entries(value))
+          visit(child, [...path, Array.isArray(value) ? Number(key) : key]);
+    };
+    visit(parse(example), []);
+    expect(leaves.length).toBeGreaterThan(60);
+    for (const path of leaves) {
+      const document = parseDocument(example);
+      for (const secret of [canary, `${canary}:x`, `env:${canary} y`]) {
+        document.setIn(path as unknown[], secret);
+        expect(JSON.stringify(faultsOf(String(document))), path.join('.')).not.toContain(canary);
+      }
+    }
   });
 });
 

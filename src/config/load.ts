@@ -13,7 +13,7 @@ import {
 } from 'yaml';
 import type { z } from 'zod';
 import { ConfigError, type ConfigFault, nearest, pathText } from './faults.ts';
-import { configJsonSchema, knownKeys, type SchemaNode } from './json-schema.ts';
+import { configJsonSchema, keysBelow, knownKeys, type SchemaNode } from './json-schema.ts';
 import { resolvePaths } from './paths.ts';
 import { checkRules } from './rules.ts';
 import { type Config, configSchema, listenerSchema, providerSchema, resourceSchema } from './schema.ts';
@@ -76,9 +76,9 @@ export function parseConfig(text: string, path: string, options: ParseOptions = 
 
   const raw = plainValue(document, path);
   const result = configSchema.safeParse(raw);
-  const schema = configJsonSchema();
   const faults: ConfigFault[] = [];
   if (!result.success) {
+    const schema = configJsonSchema();
     for (const issue of result.error.issues) faults.push(...issueFaults(issue, raw, schema, places));
   }
   const directory = dirname(resolve(path));
@@ -153,15 +153,10 @@ function issueFaults(issue: Issue, raw: unknown, schema: SchemaNode, places: Pla
   const value = valueAt(raw, issue.path);
   switch (issue.code) {
     case 'unrecognized_keys': {
-      const known = knownKeys(schema, raw, issue.path);
-      return issue.keys.map((key) => {
-        const meant = nearest(key, known);
-        const remedy = meant !== null ? `did you mean "${meant}"?` : `known keys: ${known.join(', ')}`;
-        return {
-          ...fault('is not a known key', remedy, [...issue.path, key]),
-          ...places.key(issue.path, key),
-        };
-      });
+      return issue.keys.map((key) => ({
+        ...fault('is not a known key', keyRemedy(key, raw, schema, issue.path), [...issue.path, key]),
+        ...places.of([...issue.path, key]),
+      }));
     }
     case 'invalid_union': {
       if (issue.discriminator !== undefined) {
@@ -199,6 +194,18 @@ function issueFaults(issue: Issue, raw: unknown, schema: SchemaNode, places: Pla
     default:
       return [fault('is not in the right form', issue.message)];
   }
+}
+
+/** The key that was meant: one of the same block, or one of a block within it. */
+function keyRemedy(key: string, raw: unknown, schema: SchemaNode, path: readonly PropertyKey[]): string {
+  const known = knownKeys(schema, raw, path);
+  const meant = nearest(key, known);
+  if (meant !== null) return `did you mean "${meant}"?`;
+  const below = keysBelow(schema, raw, path);
+  const lower = nearest(key, new Set(below.map((one) => one.slice(one.indexOf('.') + 1))));
+  const place = below.find((one) => one.slice(one.indexOf('.') + 1) === lower);
+  if (place !== undefined) return `did you mean "${lower}" under "${place.slice(0, place.indexOf('.'))}"?`;
+  return `known keys: ${known.join(', ')}`;
 }
 
 const NOT_A_REFERENCE = 'is not a reference to a secret; a password itself does not belong in this file';
@@ -344,10 +351,6 @@ class Places {
       node = found.node;
     }
     return offset === null ? { line: null, column: null } : this.at(offset);
-  }
-
-  key(path: readonly PropertyKey[], key: string): { line: number | null; column: number | null } {
-    return this.of([...path, key]);
   }
 
   #child(parent: unknown, part: PropertyKey): { node: unknown; offset: number | null } | null {

@@ -79,7 +79,8 @@ function checkProvider(
 ): void {
   for (const { reference, at } of providerReferences(provider)) {
     checkReference(reference, [...path, ...at], all.names.providers, report);
-    const other = all.config.secrets[reference.slice(0, reference.indexOf(':'))];
+    const name = reference.slice(0, reference.indexOf(':'));
+    const other = Object.hasOwn(all.config.secrets, name) ? all.config.secrets[name] : undefined;
     if (other === undefined || PLAIN_PROVIDERS.includes(other.type)) continue;
     report({
       path: [...path, ...at],

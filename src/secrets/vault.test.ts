@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Secret } from '../../protocols/secret.ts';
+import { startHttpDouble } from '../../test/support/secret-stores/http-double.ts';
 import { startVaultDouble, type VaultDouble } from '../../test/support/secret-stores/vault-double.ts';
 import type { SecretValue } from './provider.ts';
 import { parseReference } from './reference.ts';
@@ -192,6 +193,26 @@ describe('its state', () => {
     server.vault.sealed = true;
     await expect(vault.check(signal())).rejects.toThrow('is sealed');
     await expect(fetch(vault, 'vault:secret/a')).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  test('a standby node that names the active one', async () => {
+    const standby = await startHttpDouble(({ url }) => ({
+      status: 307,
+      headers: { location: `${server.url}${url.pathname}` },
+    }));
+    server.vault.kv.set('secret/a', { password: 'pw' });
+    const vault = new VaultSecrets(
+      'vault',
+      { address: standby.url, auth: { method: 'token', token: `env:${server.vault.newToken()}` } },
+      {
+        log: pino({ level: 'silent' }),
+        now: Date.now,
+        secret: async (text) => Secret.fromText(text.slice(4)),
+      },
+    );
+    expect(password(await fetch(vault, 'vault:secret/a'))).toBe('pw');
+    await vault.close();
+    await standby.close();
   });
 
   test('wrong credentials say which method, and do not show them', async () => {

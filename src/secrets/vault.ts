@@ -292,20 +292,24 @@ export class VaultSecrets implements SecretProvider {
   ): Promise<HttpResponse> {
     this.#client ??= await this.#makeClient();
     const { namespace } = this.#settings;
-    return this.#client.send(
-      {
-        method,
-        url: this.#url(path),
-        headers: {
-          'x-vault-request': 'true',
-          ...(token === null ? {} : { 'x-vault-token': token }),
-          ...(namespace === undefined ? {} : { 'x-vault-namespace': namespace }),
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-        },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    const request = {
+      method,
+      url: this.#url(path),
+      headers: {
+        'x-vault-request': 'true',
+        ...(token === null ? {} : { 'x-vault-token': token }),
+        ...(namespace === undefined ? {} : { 'x-vault-namespace': namespace }),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       },
-      signal,
-    );
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    };
+    const response = await this.#client.send(request, signal);
+    const active = response.headers.location;
+    if (response.status !== 307 || active === undefined) return response;
+    // A standby node that does not forward names the active one. Our token goes there as it would have gone here.
+    const url = new URL(active, request.url);
+    if (url.protocol !== request.url.protocol) return response;
+    return this.#client.send({ ...request, url }, signal);
   }
 
   async #makeClient(): Promise<HttpClient> {
