@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import * as tls from 'node:tls';
+import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ChannelTls, StreamChannel } from '../../src/gateway/channel.ts';
 import { makeAuthority } from '../../test/support/certificates.ts';
@@ -26,6 +27,7 @@ import { startScram } from '../scram/client.ts';
 import { deriveKeys } from '../scram/keys.ts';
 import { challengeScram, SCRAM_SHA_256 } from '../scram/server.ts';
 import { Secret } from '../secret.ts';
+import { sendCancel } from './cancel.ts';
 import { postgres } from './engine.ts';
 import { errorResponse } from './errors.ts';
 import { type Message, message } from './packets.ts';
@@ -861,6 +863,86 @@ describe('errors of the server', () => {
   );
 });
 
+describe('errors that name the account', () => {
+  it.each([
+    [
+      '53300',
+      'too many connections for role "launch_user"',
+      "too many connections for role of the gateway's account",
+    ],
+    [
+      '53300',
+      'trop de connexions pour le rôle «\u00a0launch_user\u00a0»',
+      "trop de connexions pour le rôle of the gateway's account",
+    ],
+    ['3D000', 'database "launch_user_2" does not exist', 'database "launch_user_2" does not exist'],
+  ])('do not name it to the client (%s)', async (code, text, shown) => {
+    const { messages } = await signIn({
+      servers: [
+        askingServer(async (peer) =>
+          peer.write(Buffer.concat([R(0), errorResponse({ severity: 'FATAL', code, message: text })])),
+        ),
+      ],
+    });
+    expect(errorFields(messages[0]!.body)).toMatchObject({ C: code, M: shown });
+  });
+
+  it('are about the credentials behind AuthenticationOk too, when they are of class 28', async () => {
+    const text = 'role "launch_user" does not exist';
+    const { error, messages } = await signIn({
+      servers: [
+        askingServer(async (peer) =>
+          peer.write(
+            Buffer.concat([R(0), errorResponse({ severity: 'FATAL', code: '28000', message: text })]),
+          ),
+        ),
+      ],
+    });
+    expect(error).toMatchObject({ code: 'authentication_failed', serverCode: '28000' });
+    expect(errorFields(messages[0]!.body).M).not.toContain('launch_user');
+  });
+});
+
+describe('a server that talks nonsense', () => {
+  it('costs the sign-in and nothing more, whatever it sends', async () => {
+    const begin = [Buffer.alloc(0), R(0), MECHANISMS, R(0), R(11, 'r='), message('S', Buffer.from('a\0b\0'))];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...begin), { maxLength: 3 }),
+        fc.uint8Array({ maxLength: 64 }),
+        async (known, garbage) => {
+          const { error, messages } = await signIn({
+            servers: [
+              askingServer(async (peer) => {
+                peer.write(Buffer.concat([...known, Buffer.from(garbage)]));
+                peer.end();
+              }),
+            ],
+          });
+          expect(error).toMatchObject({ fault: 'server' });
+          expect(letters(messages)).toBe('E');
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+
+  it('is understood all the same when it sends its bytes one by one', async () => {
+    const { error, messages } = await signIn({
+      servers: [
+        askingServer(async (peer) => {
+          for (const byte of welcomeBytes()) {
+            peer.write(Buffer.from([byte]));
+            await new Promise((resolve) => setImmediate(resolve));
+          }
+        }),
+      ],
+    });
+    expect(error).toBeNull();
+    expect(letters(messages)).toBe('RSSKZ');
+  });
+});
+
 describe('several hosts', () => {
   const primary = { in_hot_standby: 'off', default_transaction_read_only: 'off' };
   const standby = { in_hot_standby: 'on', default_transaction_read_only: 'off' };
@@ -954,6 +1036,38 @@ describe('a cancel toward the server', () => {
       send: () => {},
     });
     expect((heard as Buffer | null)?.toString('hex')).toBe('0000001004d2162e000010920badcafe');
+  });
+});
+
+describe('a cancel of an encrypted session', () => {
+  it('is encrypted too, and is not sent to a server that has no TLS any more', async () => {
+    const key = { pid: SERVER_PID, secret: SERVER_SECRET };
+    let heard = '';
+    const listening = secured(async (peer) => {
+      heard = (await peer.read(16, 'CancelRequest')).toString('hex');
+      peer.destroy();
+    });
+    const good = new TestEntry({ servers: [listening], serverTls: verifiedTls });
+    await sendCancel(await good.dial({ host: 'db0.test', port: 5432 }), key, {
+      encrypted: true,
+      directTls: false,
+    });
+    expect(heard).toBe('0000001004d2162e000010920badcafe');
+
+    let leaked = false;
+    const stripped: ServerScript = async (peer) => {
+      await peer.read(8, 'SSLRequest');
+      peer.write(Buffer.from('N'));
+      leaked = (await peer.first()) !== null;
+    };
+    const serverTls: ChannelTls = { ...verifiedTls, mode: 'prefer' };
+    const bad = new TestEntry({ servers: [stripped], serverTls });
+    const channel = await bad.dial({ host: 'db0.test', port: 5432 });
+    await expect(sendCancel(channel, key, { encrypted: true, directTls: false })).rejects.toMatchObject({
+      code: 'tls_required',
+    });
+    channel.destroy();
+    expect(leaked).toBe(false);
   });
 });
 

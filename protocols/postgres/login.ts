@@ -3,7 +3,7 @@ import type { Channel } from '../channel.ts';
 import type { Credentials, PostgresSettings } from '../engine.ts';
 import { ProtocolError, Refusal } from '../error.ts';
 import type { DerivedKeys } from '../scram/keys.ts';
-import { parseServerFields, ServerError } from './errors.ts';
+import { parseServerFields, ServerError, type ServerFields } from './errors.ts';
 import {
   AUTHENTICATION_BYTES_MAX,
   AUTHENTICATION_MESSAGES_MAX,
@@ -60,7 +60,8 @@ export async function login(server: Channel, request: LoginRequest): Promise<Log
   server.write(makeStartup(request));
   const held: Message[] = [];
   const authentication = await authenticateToServer(server, request, held);
-  return { server, tlsFallback: tls.fallback, authentication, ...(await readWelcome(server, held)) };
+  const welcome = await readWelcome(server, request, held);
+  return { server, tlsFallback: tls.fallback, authentication, ...welcome };
 }
 
 function makeStartup({ credentials, database, parameters, settings }: LoginRequest): Buffer {
@@ -92,7 +93,7 @@ async function authenticateToServer(
         const method = await authentication.request(one.body);
         if (method !== null) return method;
       } else if (one.type === 'N') held.push(one);
-      else if (one.type === 'E') throw refusedBy(one.body, authentication);
+      else if (one.type === 'E') throw refusedBy(one.body, request, authentication);
       else {
         if (negotiated) throw unexpected('NegotiateProtocolVersion twice');
         negotiated = true;
@@ -110,17 +111,46 @@ function beforeOk(type: string): number | null {
   return type === 'E' || type === 'N' ? SERVER_MESSAGE_BYTES_MAX : null;
 }
 
-function refusedBy(body: Buffer, authentication: ServerAuthentication): ProtocolError {
-  const error = new ServerError(parseServerFields(body));
-  const { serverCode } = error;
-  if (serverCode !== '28P01' && serverCode !== '28000') return error;
-  authentication.rejected();
+/**
+ * What an ErrorResponse means: class 28 is about the credentials (the password before AuthenticationOk; a role that does
+ * not exist, or may not sign in, behind it), all else is for the client to know.
+ */
+function refusedBy(
+  body: Buffer,
+  request: LoginRequest,
+  authentication?: ServerAuthentication,
+): ProtocolError {
+  const fields = parseServerFields(body);
+  const serverCode = fields.get('C') ?? 'XX000';
+  if (serverCode !== '28P01' && serverCode !== '28000')
+    return new ServerError(withoutAccount(fields, request));
+  authentication?.rejected();
   return new ProtocolError(
     'authentication_failed',
     'server',
-    `the server does not take the launch credentials: ${error.fields.get('M') ?? 'no message'}`,
+    `the server does not take the launch credentials: ${fields.get('M') ?? 'no message'}`,
     { serverCode },
   );
+}
+
+/** Quotation marks of the languages that the server's messages are translated to. */
+const QUOTES = ['""', "''", '„“', '„”', '«»', '»«', '“”', '”“', '‹›'];
+
+/** Some errors name the account in quotation marks: `too many connections for role "app"`. */
+function withoutAccount(fields: Map<string, string>, { credentials, database }: LoginRequest): ServerFields {
+  const account = credentials.username;
+  // Of the same name, the text more likely means the database, which the client named itself.
+  if (database.toString('utf8') === account) return fields;
+  for (const field of ['M', 'H']) {
+    let text = fields.get(field);
+    if (text === undefined) continue;
+    for (const [open, close] of QUOTES.map((pair) => [...pair])) {
+      text = text.replaceAll(`${open}${account}${close}`, "of the gateway's account");
+      text = text.replaceAll(`${open}\u00a0${account}\u00a0${close}`, "of the gateway's account");
+    }
+    fields.set(field, text);
+  }
+  return fields;
 }
 
 /** The server speaks less than was asked for. We send no protocol options, so it can have none that it does not know. */
@@ -134,7 +164,11 @@ function checkNegotiation(body: Buffer, asked: '3.0' | '3.2'): void {
 
 type Welcome = Pick<LoggedIn, 'parameters' | 'backendKey' | 'transactionStatus' | 'welcome'>;
 
-async function readWelcome(server: Channel, held: readonly Message[]): Promise<Welcome> {
+async function readWelcome(
+  server: Channel,
+  request: LoginRequest,
+  held: readonly Message[],
+): Promise<Welcome> {
   const welcome = [...held];
   const parameters = new Map<string, string>();
   let backendKey: BackendKey | null = null;
@@ -144,7 +178,7 @@ async function readWelcome(server: Channel, held: readonly Message[]): Promise<W
       'SKNEZ'.includes(type) ? Math.min(room, SERVER_MESSAGE_BYTES_MAX) : null,
     );
     room -= one.body.length + 5;
-    if (one.type === 'E') throw new ServerError(parseServerFields(one.body));
+    if (one.type === 'E') throw refusedBy(one.body, request);
     welcome.push(one);
     const reader = new Reader(one.body, 'server');
     if (one.type === 'S') {
