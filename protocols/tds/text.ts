@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { StringDecoder } from 'node:string_decoder';
+import { TextDecoder } from 'node:util';
 import { INSPECT_BYTES_MAX, STATEMENT_TEXT_BYTES_MAX } from '../limits.ts';
 import type { Statement } from '../statement.ts';
 import { ValueCapture } from './extents.ts';
@@ -10,7 +10,7 @@ import { ValueCapture } from './extents.ts';
  */
 export class TextCapture extends ValueCapture {
   #hash: Hash | null = null;
-  #decoder: StringDecoder | null = null;
+  #decoder: TextDecoder | null = null;
 
   start(): void {
     this.begin(INSPECT_BYTES_MAX, false);
@@ -24,10 +24,10 @@ export class TextCapture extends ValueCapture {
     if (this.total <= INSPECT_BYTES_MAX) return;
     if (this.#hash === null) {
       this.#hash = createHash('sha256');
-      this.#decoder = new StringDecoder('utf16le');
-      this.#hash.update(this.#decoder.write(this.bytes.subarray(0, before)));
+      this.#decoder = new TextDecoder('utf-16le', { ignoreBOM: true });
+      this.#hash.update(this.#decoder.decode(this.bytes.subarray(0, before), STREAM));
     }
-    this.#hash.update(this.#decoder!.write(bytes.subarray(start, end)));
+    this.#hash.update(this.#decoder!.decode(bytes.subarray(start, end), STREAM));
   }
 
   /** The text, or its beginning. */
@@ -39,10 +39,12 @@ export class TextCapture extends ValueCapture {
   /** SHA-256 of the whole text where only its beginning was kept; to be asked once, at its end. */
   textDigest(): string | null {
     if (this.#hash === null) return null;
-    this.#hash.update(this.#decoder!.end());
+    this.#hash.update(this.#decoder!.decode());
     return this.#hash.digest('hex');
   }
 }
+
+const STREAM = { stream: true } as const;
 
 /** Cuts a statement's text to what an event may carry. Before this the gate has seen all that was collected. */
 export function cutText(statement: Statement): void {
