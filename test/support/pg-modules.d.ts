@@ -1,13 +1,14 @@
 // node-postgres' companions come without types; this is what the tests use of them.
 declare module 'pg-cursor' {
   import type { Submittable } from 'pg';
-  class Cursor implements Submittable {
+
+  // biome-ignore lint/style/noDefaultExport: it is the package's own
+  export default class Cursor implements Submittable {
     constructor(text: string, values?: unknown[]);
     submit(connection: unknown): void;
     read(rows: number): Promise<{ n: number }[]>;
     close(): Promise<void>;
   }
-  export { Cursor as default };
 }
 
 declare module 'pg-copy-streams' {
