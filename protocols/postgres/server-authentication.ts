@@ -22,9 +22,9 @@ export interface ServerAuthenticationOptions {
 /**
  * Answers a server's authentication requests with the launch credentials.
  *
- * What a rogue or hijacked server could turn against us is not done: a password in clear and an access token go only
- * over TLS that has verified the server; MD5 (which can be relayed and guessed from) there, within this machine, or
- * where the settings say so; SCRAM always, but its proof only after checks of the server's message. Every exchange must
+ * What a rogue or hijacked server could turn against us is not done: a password in clear goes only over TLS that has
+ * verified the server, or a Unix socket; an access token only over the former; MD5 (which can be relayed and guessed
+ * from) there, within this machine, or where the settings say so; SCRAM always, but its proof only after checks of the server's message. Every exchange must
  * be finished: AuthenticationOk in the middle of SCRAM is a server that could not prove itself.
  *
  * Each call takes one request; states that cannot go on throw a `ProtocolError` of the server's fault.
@@ -130,7 +130,7 @@ export class ServerAuthentication {
   #sendCleartext(): null {
     if (this.#options.settings.channelBinding === 'require') throw bindingRequired('a password in clear');
     const password = this.#password('a password');
-    if (this.#server.tls?.verified !== true) {
+    if (this.#server.tls?.verified !== true && !isUnixSocket(this.#server.remote.host)) {
       throw unsupported(
         'a password in clear, which is only sent over TLS that verifies the server (tls.mode verify-ca or verify-full)',
       );
@@ -276,9 +276,14 @@ function saslInitialResponse(mechanism: string, response: Buffer): Buffer {
   return new Writer(64 + response.length).cstring(mechanism).int32be(response.length).append(response).take();
 }
 
+/** The file system says who listens there, and no wire lies between. */
+function isUnixSocket(host: string): boolean {
+  return host.startsWith('/');
+}
+
 /** Addresses that no network lies between. */
 function isThisMachine(host: string): boolean {
-  return host.startsWith('/') || host === 'localhost' || host === '::1' || /^127(\.\d+){3}$/.test(host);
+  return isUnixSocket(host) || host === 'localhost' || host === '::1' || /^127(\.\d+){3}$/.test(host);
 }
 
 function unsupportedMethod(code: number): string {

@@ -1,4 +1,7 @@
+import { connect } from 'node:net';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cancelPacket } from '../../../protocols/postgres/packets.ts';
 import { type Authority, type Issued, makeAuthority } from '../../support/certificates.ts';
 import type { TestGateway } from '../../support/gateway.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
@@ -250,6 +253,65 @@ describe('PostgreSQL 18 alone', () => {
     expect(gateway.recorder.sessions[0]?.start.authentication).toBe('scram-sha-256-plus');
     const old = await gatewayTo(serverOf(15), options);
     await expect(queryThrough(old)).rejects.toMatchObject({ code: '08006' });
+  });
+});
+
+describe('Unix sockets', () => {
+  it('lead to a server as they do for libpq: without TLS whatever its mode, each method taken', async () => {
+    const server = await startPostgres({
+      hba: [
+        'local all launch_user scram-sha-256',
+        'local all password_user password',
+        'local all trust_user trust',
+      ],
+    });
+    try {
+      const socket = { host: `${server.socketDirectory}/.s.PGSQL.${server.port}`, port: server.port };
+      for (const [name, authentication] of [
+        ['launch', 'scram-sha-256'],
+        ['password', 'password'],
+        ['trust', 'trust'],
+      ] as const) {
+        const { user, password } = server.accounts[name];
+        const gateway = await gatewayTo(server, {
+          username: user,
+          password,
+          servers: [socket],
+          serverTls: verified(),
+        });
+        expect(await queryThrough(gateway)).toMatchObject([{ account: user }]);
+        expect(gateway.recorder.sessions[0]?.start).toMatchObject({
+          authentication,
+          serverTls: null,
+          tlsFallback: false,
+        });
+        await gateway.close();
+      }
+    } finally {
+      await server.stop();
+    }
+  });
+
+  it('can be what clients come through', async () => {
+    const server = serverOf(18);
+    const gateway = await gatewayTo(server, {
+      socketPath: `${server.socketDirectory}/.s.PGSQL.1`,
+    });
+    const client = { host: server.socketDirectory, port: 1 };
+    expect(await queryThrough(gateway, client)).toMatchObject([{ account: 'launch_user' }]);
+    const config = { ...client, user: 'x', database: 'appdb' };
+    const running = new pg.Client(config);
+    await running.connect();
+    const outcome = running.query('SELECT pg_sleep(60)').catch((error: unknown) => error);
+    await gateway.recorder.until(() =>
+      gateway.recorder.statements.some(({ text }) => text === 'SELECT pg_sleep(60)'),
+    );
+    const { processID, secretKey } = running as unknown as { processID: number; secretKey: number };
+    const key = Buffer.alloc(4);
+    key.writeInt32BE(secretKey);
+    connect(`${server.socketDirectory}/.s.PGSQL.1`).end(cancelPacket(processID, key));
+    expect(await outcome).toMatchObject({ code: '57014' });
+    await running.end();
   });
 });
 
