@@ -60,7 +60,9 @@ export async function greetServer(
     PRELOGIN_BYTES_MAX,
     "the server's PRELOGIN",
   );
-  const prelogin = parsePrelogin(answer.payload, 'server');
+  const said = parsePrelogin(answer.payload, 'server');
+  // What was not asked for does not hold, whatever the answer says.
+  const prelogin = { ...said, mars: mars && said.mars };
   const agreed = strict
     ? ({ protection: 'strict', fallback: false } as const)
     : agree(asked, prelogin.encryption, channel);
