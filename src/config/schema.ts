@@ -69,7 +69,9 @@ const launchCredentials = z
 const resourceCommon = {
   host: z
     .union([z.string().min(1), z.array(z.string().min(1)).min(1).max(16)])
-    .describe('Host name or address, or a list of them.'),
+    .describe(
+      'Host name or address, or a list of them; each may have a port of its own (`db-2:5433`). A path is a Unix socket: its folder for PostgreSQL, the socket itself for MySQL and MariaDB.',
+    ),
   port: z.int().min(1).max(65535).optional().describe("TCP port. Default: the type's own."),
   database: z
     .string()

@@ -79,7 +79,13 @@ function observeOptions(recording: Config['recording']): ObserveOptions {
 
 function addressesOf(config: ResourceConfig): Address[] {
   const hosts = typeof config.host === 'string' ? [config.host] : config.host;
-  return hosts.map((host) => splitHost(host, config.port ?? DEFAULT_PORTS[config.type]));
+  const port = config.port ?? DEFAULT_PORTS[config.type];
+  return hosts.map((host) => {
+    if (!host.startsWith('/')) return splitHost(host, port);
+    // PostgreSQL's clients name the folder; the socket in it has the port in its name.
+    const isFolder = config.type === 'postgres' && !/\/\.s\.PGSQL\.\d+$/.test(host);
+    return { host: isFolder ? `${host.replace(/\/+$/, '')}/.s.PGSQL.${port}` : host, port };
+  });
 }
 
 /** `db-1:5433` in a list of hosts has a port of its own; bare IPv6 addresses have none. */

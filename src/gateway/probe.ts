@@ -234,8 +234,9 @@ class Prober {
     }
     const state = channel.secured;
     if (state === null) {
-      const detail =
-        mode === 'disable' ? 'disabled' : 'not used: the server has none, and "prefer" goes on without';
+      const isSocket = this.#address.host.startsWith('/');
+      const absent = isSocket ? 'not used on a Unix socket' : 'not used: the server has none';
+      const detail = mode === 'disable' ? 'disabled' : absent;
       this.#results.push({ step: 'tls', outcome: 'skipped', detail, hint: null, milliseconds: 0 });
       return;
     }
@@ -369,6 +370,8 @@ const CERTIFICATE_HINTS: readonly (readonly [RegExp, string])[] = [
 function tlsHint(failure: Error): string | null {
   const code = (failure as ProtocolError).code;
   if (code === 'tls_required') return 'Switch TLS on at the server, or say "tls.mode: prefer" or "disable".';
+  if (code === 'tls_stuffing')
+    return 'Is it the kind of server that "type" says? If it is, something between adds bytes of its own.';
   const text = `${failure.message} ${(failure.cause as Error | undefined)?.message ?? ''}`;
   return CERTIFICATE_HINTS.find(([pattern]) => pattern.test(text))?.[1] ?? null;
 }

@@ -8,7 +8,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 import type { CheckReport } from '../../../src/cli/check.ts';
 import { type Authority, makeAuthority } from '../../support/certificates.ts';
+import { startMariadb } from '../../support/mariadb.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
+import { startTdsDouble } from '../../support/tds-double/double.ts';
 
 /** `sallyport check --connect` as people run it, before a real PostgreSQL server with TLS. */
 
@@ -26,6 +28,7 @@ beforeAll(async () => {
   const other = await makeAuthority('Somebody else');
   server = await startPostgres({
     tls: await authority.issue({ commonName: 'db', hosts: ['db.example', '127.0.0.1'] }),
+    hba: ['local appdb launch_user scram-sha-256'],
   });
   writeFileSync(join(folder, 'ca.pem'), authority.cert);
   writeFileSync(join(folder, 'other-ca.pem'), other.cert);
@@ -104,6 +107,15 @@ describe('sallyport check --connect', () => {
     expect(signIn?.detail).toMatch(/^postgres 18\.\S+.* as launch_user, database appdb, scram-sha-256-plus$/);
   });
 
+  test('a Unix socket, named by its folder as PostgreSQL does', async () => {
+    const outcome = await check({ host: server.socketDirectory });
+    expect(outcome.code).toBe(0);
+    expect(steps(outcome).line).toBe('name:skipped tcp:ok secret:ok tls:skipped sign_in:ok');
+    expect(outcome.report.resources![0]!.addresses[0]!.address).toBe(
+      `${server.socketDirectory}/.s.PGSQL.${server.port}`,
+    );
+  });
+
   test.each<[string, () => Record<string, unknown>, string, RegExp, RegExp]>([
     [
       'a name that is not there',
@@ -168,6 +180,61 @@ describe('sallyport check --connect', () => {
     expect(seen.line).toBe(line);
     expect(seen.failed?.detail).toMatch(detail);
     expect(seen.failed?.hint ?? '-').toMatch(hint);
+  });
+
+  test('MariaDB: a resource that works, a wrong password, and a server of another kind', async () => {
+    const mariadb = await startMariadb();
+    try {
+      await mariadb.run(`CREATE USER app IDENTIFIED BY '${server.accounts.launch.password}'`);
+      const resource = {
+        type: 'mariadb',
+        port: mariadb.port,
+        database: undefined,
+        tls: { ca: mariadb.caFile },
+        launch_credentials: { username: 'app', password: 'env:RIGHT' },
+      };
+      const right = await check(resource);
+      expect(steps(right).line).toBe('name:ok tcp:ok secret:ok tls:ok sign_in:ok');
+      expect(right.code).toBe(0);
+      const wrong = await check({
+        ...resource,
+        launch_credentials: { username: 'app', password: 'env:WRONG' },
+      });
+      expect(steps(wrong).line).toBe('name:ok tcp:ok secret:ok tls:ok sign_in:failed');
+      const asPostgres = await check({ ...resource, type: 'postgres' });
+      expect(asPostgres.code).toBe(4);
+      expect(steps(asPostgres).failed?.hint).toMatch(/kind of server/);
+      const asMysql = await check({ ...resource, port: server.port });
+      expect(asMysql.code).toBe(4);
+      expect(steps(asMysql).failed?.hint).toMatch(/kind of server/);
+    } finally {
+      await mariadb.stop();
+    }
+  });
+
+  test('SQL Server, by a double', async () => {
+    const issued = await authority.issue({ commonName: 'sql', hosts: ['127.0.0.1'] });
+    const double = await startTdsDouble({
+      encryption: 'required',
+      certificate: issued,
+      logins: { app: server.accounts.launch.password ?? '' },
+    });
+    const resource = {
+      type: 'sqlserver',
+      port: double.port,
+      database: undefined,
+      launch_credentials: { username: 'app', password: 'env:RIGHT' },
+    };
+    const right = await check(resource);
+    expect(steps(right).line).toBe('name:ok tcp:ok secret:ok tls:ok sign_in:ok');
+    const wrong = await check({
+      ...resource,
+      launch_credentials: { username: 'app', password: 'env:WRONG' },
+    });
+    expect(steps(wrong).line).toBe('name:ok tcp:ok secret:ok tls:ok sign_in:failed');
+    const asPostgres = await check({ ...resource, type: 'postgres' });
+    expect(steps(asPostgres).failed?.hint).toMatch(/kind of server/);
+    await double.close();
   });
 
   test('no output held a password', () => {
