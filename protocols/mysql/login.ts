@@ -34,7 +34,7 @@ import { FAREWELL_FLAGS, responsePayload, sslRequestPayload } from './response.t
 export class ServerLeg {
   readonly leg: Leg;
   readonly greeting: Greeting;
-  /** It has had its answer: closing now is no failed handshake in its eyes. */
+  /** It has had its answer, or can have none any more. */
   answered = false;
   /** TLS was preferred, and the server has none. */
   tlsFallback = false;
@@ -117,6 +117,8 @@ export async function login(
   const fixed = { ...wish, flags };
   if (tls) {
     leg.write(sslRequestPayload(fixed));
+    // From here on there is no way back to an answer in clear.
+    server.answered = true;
     await leg.channel.connectTls({});
   }
   const means = meansOf(leg, credentials, settings, random);
@@ -186,6 +188,10 @@ function firstAnswer(greeting: Greeting, means: Means): Answer | null {
   return answerTo(known ? greeting.plugin : NATIVE, means);
 }
 
+const REFUSED = 'the server refused the sign-in';
+/** An account with REQUIRE SSL is denied like any other, and the server does not say why. */
+const REFUSED_IN_CLEAR = `${REFUSED} over a connection in clear, where the account may require TLS`;
+
 /** Answers until the server is content. A server may switch plugins, and ask for a second and third factor. */
 async function converse(leg: Leg, first: Answer | null, means: Means, factors: boolean): Promise<SignedIn> {
   let answer = first;
@@ -196,7 +202,7 @@ async function converse(leg: Leg, first: Answer | null, means: Means, factors: b
     if (kind === undefined)
       throw new ProtocolError('malformed', 'server', 'an empty packet during the sign-in');
     if (kind === OK) return { ok: payload, authentication: answer?.name ?? 'none' };
-    if (kind === ERR) throw serverRefused(payload, 'the server refused the sign-in');
+    if (kind === ERR) throw serverRefused(payload, leg.confidential ? REFUSED : REFUSED_IN_CLEAR);
     if (kind === SWITCH || (kind === NEXT_FACTOR && factors)) {
       switches += 1;
       if (switches > AUTH_SWITCHES_MAX)
