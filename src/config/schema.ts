@@ -117,6 +117,12 @@ const postgres = z.strictObject({
     .max(100_000_000)
     .default(1_000_000)
     .describe('Most PBKDF2 rounds a server may ask for.'),
+  md5_without_tls: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Answer a server that asks for an MD5 password over a network without verified TLS. Within this machine and over verified TLS it is answered anyway.',
+    ),
 });
 
 const mysqlCommon = {

@@ -106,6 +106,7 @@ function settingsOf(config: ResourceConfig, publicKey: string | null): EngineSet
         directTls: config.direct_tls,
         protocolVersion: config.protocol_version,
         scramIterationsMax: config.scram_iterations_max,
+        md5WithoutTls: config.md5_without_tls,
       };
     case 'mysql':
     case 'mariadb':
