@@ -337,11 +337,11 @@ class FrameScanner {
       chunk.copy(this.#header, this.#headerLength, position, position + taken);
       this.#headerLength += taken;
       position += taken;
+      if (this.#header[0] !== FRAME_ID) return false;
       if (this.#headerLength < FRAME_HEADER_BYTES) break;
       this.#headerLength = 0;
       const length = this.#header.readUInt32LE(4);
-      if (this.#header[0] !== FRAME_ID || length < FRAME_HEADER_BYTES || length > FRAME_BYTES_MAX)
-        return false;
+      if (length < FRAME_HEADER_BYTES || length > FRAME_BYTES_MAX) return false;
       this.#left = length - FRAME_HEADER_BYTES;
       this.#current = this.#stream(this.#header.readUInt16LE(2));
     }
