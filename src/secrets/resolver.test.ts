@@ -10,6 +10,8 @@ class ScriptedProvider implements SecretProvider {
   readonly name = 'scripted';
   fetches = 0;
   released: string[] = [];
+  /** Milliseconds that giving a lease back takes. */
+  slowRelease = 0;
   answer: (reference: SecretReference, signal: AbortSignal) => SecretValue | Promise<SecretValue>;
 
   constructor(answer: ScriptedProvider['answer']) {
@@ -34,6 +36,7 @@ class ScriptedProvider implements SecretProvider {
       fields: { username: Secret.fromText(`u-${value}`), password: Secret.fromText(value) },
       expiresAt: null,
       release: async () => {
+        await new Promise((resolve) => setTimeout(resolve, this.slowRelease));
         this.released.push(value);
       },
     };
@@ -295,6 +298,17 @@ describe('leases', () => {
     await expect.poll(() => made.provider.released).toEqual([values[2]]);
     await made.resolver.close();
     expect(made.provider.released.sort()).toEqual([...values].sort());
+  });
+
+  test('closing waits for those that are on their way back', async () => {
+    const made = counting();
+    const session = new AbortController();
+    await both(made, session.signal);
+    made.provider.slowRelease = 50;
+    session.abort();
+    expect(made.provider.released).toEqual([]);
+    await made.resolver.close();
+    expect(made.provider.released).toEqual(['lease-1']);
   });
 
   test('one that comes when the session is over is given back at once', async () => {

@@ -93,6 +93,8 @@ export class SecretResolver {
   readonly #given = new WeakMap<AbortSignal, Map<string, Given>>();
   /** Ends of the leases that sessions hold. */
   readonly #leases = new Set<() => Promise<void>>();
+  /** Leases that are on their way back. */
+  readonly #givingBack = new Set<Promise<void>>();
 
   constructor(entries: readonly ProviderEntry[], ports: ResolverPorts) {
     this.#entries = new Map(entries.map((entry) => [entry.provider.name, entry]));
@@ -175,7 +177,8 @@ export class SecretResolver {
 
   /** Gives back every lease, wipes what is kept and closes the providers. */
   async close(): Promise<void> {
-    await Promise.all([...this.#leases].map((release) => release()));
+    for (const release of this.#leases) void release();
+    await Promise.all(this.#givingBack);
     for (const { value } of this.#cache.values()) wipe(value);
     this.#cache.clear();
     const closing = [...this.#entries.values()].map(({ provider }) => provider.close());
@@ -226,11 +229,11 @@ export class SecretResolver {
 
   /** Keeps a leased value until the session ends, then gives it back and wipes it. */
   #hold(reference: SecretReference, value: SecretValue, signal: AbortSignal): void {
-    const release = async (): Promise<void> => {
+    const release = (): Promise<void> => {
       signal.removeEventListener('abort', onEnd);
       this.#leases.delete(release);
       wipe(value);
-      await this.#giveBack(reference, value);
+      return this.#giveBack(reference, value);
     };
     const onEnd = (): void => void release();
     this.#leases.add(release);
@@ -366,15 +369,19 @@ export class SecretResolver {
     else if (former.state === 'down') this.#ports.log.info({ provider: name }, 'secret provider is back');
   }
 
-  async #giveBack(reference: SecretReference, value: SecretValue): Promise<void> {
-    try {
-      await withDeadline(reference.provider, RELEASE_MS_MAX, null, async () => value.release?.());
-    } catch (error) {
-      this.#ports.log.warn(
-        { provider: reference.provider, path: reference.path, error: (error as Error).message },
-        'the lease of launch credentials was not given back; it ends by itself',
-      );
-    }
+  /** Gives a lease back. Never rejects; `close` waits for it. */
+  #giveBack(reference: SecretReference, value: SecretValue): Promise<void> {
+    const { provider, path } = reference;
+    const giving = withDeadline(provider, RELEASE_MS_MAX, null, async () => value.release?.())
+      .catch((error: Error) => {
+        this.#ports.log.warn(
+          { provider, path, error: error.message },
+          'the lease of launch credentials was not given back; it ends by itself',
+        );
+      })
+      .finally(() => this.#givingBack.delete(giving));
+    this.#givingBack.add(giving);
+    return giving;
   }
 }
 

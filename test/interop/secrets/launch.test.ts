@@ -2,12 +2,16 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
+import mysql from 'mysql2/promise';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
+import { Refusal } from '../../../protocols/error.ts';
 import { App } from '../../../src/app.ts';
 import { loadConfig } from '../../../src/config/load.ts';
 import { makeLog } from '../../../src/log.ts';
+import type { DatabaseServer } from '../../support/database.ts';
+import { startMariadb } from '../../support/mariadb.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
 import { startVaultDouble, type VaultDouble } from '../../support/secret-stores/vault-double.ts';
 
@@ -18,6 +22,7 @@ import { startVaultDouble, type VaultDouble } from '../../support/secret-stores/
 
 let folder: string;
 let server: PostgresServer;
+let mariadb: DatabaseServer;
 let vault: VaultDouble;
 let app: App;
 let logged = '';
@@ -26,7 +31,7 @@ const SECRET = 'canary-c41d-vault-made';
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'sallyport-launch-'));
-  [server, vault] = await Promise.all([startPostgres(), startVaultDouble()]);
+  [server, mariadb, vault] = await Promise.all([startPostgres(), startMariadb(), startVaultDouble()]);
   process.env['SALLYPORT_TEST_SECRET_ID'] = vault.vault.secretId;
   await server.query(`CREATE ROLE rotated LOGIN PASSWORD '${SECRET}-1'`);
   vault.vault.kv.set('secret/rotated', { username: 'rotated', password: `${SECRET}-1` });
@@ -34,6 +39,9 @@ beforeAll(async () => {
   // The accounts that the double will name, ahead of their making.
   for (let index = 0; index < 20; index += 1)
     await server.query(`CREATE ROLE "v-ro-${index}" LOGIN PASSWORD '${SECRET}'`);
+  vault.vault.kv.set('database/creds/rw', { password: SECRET });
+  for (let index = 0; index < 40; index += 1)
+    await mariadb.run(`CREATE USER "v-rw-${index}" IDENTIFIED BY '${SECRET}'`);
   const resource = {
     type: 'postgres',
     host: server.host,
@@ -60,10 +68,18 @@ beforeAll(async () => {
       resources: {
         made: { ...resource, launch_credentials: 'vault:database/creds/ro' },
         rotated: { ...resource, launch_credentials: 'vault:secret/rotated' },
+        maria: {
+          type: 'mariadb',
+          host: mariadb.host,
+          port: mariadb.port,
+          tls: { ca: mariadb.caFile },
+          launch_credentials: 'vault:database/creds/rw',
+        },
       },
       listeners: [
         { listen: `unix:${join(folder, '.s.PGSQL.5001')}`, resource: 'made' },
         { listen: `unix:${join(folder, '.s.PGSQL.5002')}`, resource: 'rotated' },
+        { listen: `unix:${join(folder, 'maria.sock')}`, resource: 'maria' },
       ],
     }),
   );
@@ -76,7 +92,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await app.stop(0);
   await vault.close();
-  await server.stop();
+  await Promise.all([server.stop(), mariadb.stop()]);
   rmSync(folder, { recursive: true });
 });
 
@@ -115,6 +131,32 @@ describe('accounts made for a session', () => {
     vault.vault.kv.set('database/creds/ro', { password: 'not-what-the-server-has' });
     await expect(connect('made')).rejects.toThrow();
     vault.vault.kv.set('database/creds/ro', { password: SECRET });
+    await expect.poll(() => leases().every(({ revoked }) => revoked)).toBe(true);
+  });
+});
+
+describe('a cancel', () => {
+  test('signs in as the same account, without a lease of its own', async () => {
+    const client = await mysql.createConnection({ socketPath: join(folder, 'maria.sock'), user: 'anybody' });
+    client.on('error', () => {});
+    const [rows] = await client.query<mysql.RowDataPacket[]>('SELECT CURRENT_USER() AS account');
+    const made = leases().length;
+    const sleeping = client.query('SELECT SLEEP(60)').catch((error: unknown) => error);
+    const running = async (): Promise<number> =>
+      Number(
+        (
+          await mariadb.run(
+            "SELECT COUNT(*) AS n FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'",
+          )
+        )[0]!['n'],
+      );
+    await expect.poll(running, { timeout: 5_000 }).toBe(1);
+    const session = [...app.gateway.connections].find(({ resource }) => resource?.name === 'maria')!;
+    expect(app.gateway.kill(session.id, new Refusal('killed', 'ended by a test'), 'killed')).toBe(true);
+    expect(await sleeping).toBeInstanceOf(Error);
+    await expect.poll(running, { timeout: 5_000 }).toBe(0);
+    expect(rows[0]!['account']).toMatch(/^v-rw-/);
+    expect(leases().length).toBe(made);
     await expect.poll(() => leases().every(({ revoked }) => revoked)).toBe(true);
   });
 });
