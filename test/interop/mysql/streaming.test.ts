@@ -1,0 +1,641 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Refusal } from '../../../protocols/error.ts';
+import { mysql } from '../../../protocols/mysql/engine.ts';
+import type { Statement } from '../../../protocols/statement.ts';
+import type { DatabaseServer } from '../../support/database.ts';
+import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
+import { startMariadb } from '../../support/mariadb.ts';
+import type { RecordedStatement } from '../../support/memory-recorder.ts';
+import { mysqlMissing, startMysql } from '../../support/mysql.ts';
+import { MYSQL_SETTINGS } from '../../support/mysql-peers.ts';
+import { RawMysql, type RawOptions } from '../../support/mysql-raw.ts';
+import { command, FLAG, lenenc, packets, u16, u32 } from '../../support/mysql-scripts.ts';
+
+/**
+ * Every command against real servers, packet by packet: the replies through the gateway are those of the server, byte
+ * for byte, in each framing that clients negotiate; and each command is on record with what it gave.
+ */
+
+interface Framing {
+  readonly name: string;
+  readonly capabilities: number;
+  readonly extended?: number;
+}
+
+const FRAMINGS: readonly Framing[] = [
+  { name: 'EOF packets', capabilities: FLAG.multiStatements },
+  { name: 'DEPRECATE_EOF', capabilities: FLAG.multiStatements | FLAG.deprecateEof },
+  {
+    name: 'DEPRECATE_EOF, SESSION_TRACK',
+    capabilities: FLAG.multiStatements | FLAG.deprecateEof | FLAG.sessionTrack,
+  },
+];
+
+const FAMILIES = [
+  {
+    name: 'MySQL',
+    flavor: 'mysql' as const,
+    missing: mysqlMissing,
+    start: () => startMysql({ options: ['--local-infile=ON'] }),
+    framings: [
+      ...FRAMINGS,
+      {
+        name: 'EOF packets, OPTIONAL_RESULTSET_METADATA, attributes',
+        capabilities: FLAG.multiStatements | FLAG.optionalMetadata | FLAG.queryAttributes,
+      },
+      {
+        name: 'all of them',
+        capabilities:
+          FLAG.multiStatements |
+          FLAG.deprecateEof |
+          FLAG.sessionTrack |
+          FLAG.optionalMetadata |
+          FLAG.queryAttributes,
+      },
+    ],
+  },
+  {
+    name: 'MariaDB',
+    flavor: 'mariadb' as const,
+    missing: () => false,
+    start: () => startMariadb('10', { options: ['--local-infile=ON', '--log-bin', '--server-id=1'] }),
+    framings: [
+      ...FRAMINGS,
+      { name: 'EOF packets, extended', capabilities: FLAG.multiStatements, extended: 0x1d },
+      {
+        name: 'DEPRECATE_EOF, extended',
+        capabilities: FLAG.multiStatements | FLAG.deprecateEof | FLAG.sessionTrack,
+        extended: 0x1d,
+      },
+    ],
+  },
+];
+
+/** One exchange: what is sent, and what must be on record of it. */
+interface Case {
+  readonly name: string;
+  /** `first` is the id of the first statement that was prepared: MariaDB does not begin at 1 in a thread used before. */
+  readonly send: (raw: RawMysql, first: number) => Buffer;
+  readonly file?: readonly Buffer[];
+  /** The reply tells of the moment, and differs each time. */
+  readonly varies?: boolean;
+  readonly record: readonly Partial<Record<keyof RecordedStatement | 'values' | 'code', unknown>>[];
+}
+
+const sql = (name: string, text: string, record: Case['record'][number]): Case => ({
+  name,
+  send: (raw) => raw.query(text),
+  record: [{ kind: 'query', text, ...record }],
+});
+
+/** COM_STMT_EXECUTE; with attributes agreed on, the flag that their count follows is set by clients that send any. */
+function execute(id: number, flags: number, ...rest: readonly (Buffer | number)[]): Buffer {
+  return command(0x17, u32(id), flags, u32(1), ...rest);
+}
+
+/** Commands in one order, so that statement ids are the same each time. */
+function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean): Case[] {
+  // With QUERY_ATTRIBUTES each parameter's type is followed by its name, even where it has none.
+  const types = (...list: readonly number[]): Buffer =>
+    Buffer.concat(list.map((type) => (attributes ? Buffer.of(type, 0, 0) : Buffer.of(type, 0))));
+  const count = (parameters: number): Buffer => (attributes ? Buffer.of(parameters) : Buffer.alloc(0));
+  const flags = attributes ? 8 : 0;
+  const all: Case[] = [
+    { name: 'ping', send: () => command(0x0e), record: [] },
+    sql('rows', 'select id, v from t1 order by id', { rowsReturned: 3, status: 'ok', columns: ['id', 'v'] }),
+    sql('a change', "insert into t2(b) values ('x'),('y')", { rowsAffected: 2, transaction: 'idle' }),
+    sql('in a transaction', 'begin', { transaction: 'active' }),
+    sql('an error in it', 'select nosuch', { code: '1054/42S22', transaction: 'active' }),
+    sql('its end', 'rollback', { transaction: 'idle' }),
+    {
+      name: 'four statements',
+      send: (raw) => raw.query('select 1; select 2; do 3; select 4'),
+      record: [
+        {
+          rowsReturned: 3,
+          rowsAffected: 0,
+          results: [
+            { tag: null, rowsReturned: 1, rowsAffected: null, columns: ['1'], text: 'select 1' },
+            { tag: null, rowsReturned: 1, rowsAffected: null, columns: ['2'], text: 'select 2' },
+            { tag: null, rowsReturned: null, rowsAffected: 0, text: 'do 3' },
+            { tag: null, rowsReturned: 1, rowsAffected: null, columns: ['4'], text: 'select 4' },
+          ],
+        },
+      ],
+    },
+    sql('an error among several', 'select 1; select nosuch; select 3', {
+      rowsReturned: 1,
+      code: '1054/42S22',
+    }),
+    sql('rows and then an error', 'select 1 union all select (select 1 union select 2)', {
+      code: '1242/21000',
+    }),
+    sql('a procedure with two results', 'call two()', { rowsReturned: 4, rowsAffected: 0 }),
+    sql('a procedure with an OUT parameter', 'call put(1, @o); select @o', { rowsReturned: 1 }),
+    {
+      name: 'prepare',
+      send: () => command(0x16, 'select id, v from t1 where id >= ?'),
+      record: [{ kind: 'prepare', status: 'ok' }],
+    },
+    {
+      name: 'execute with types',
+      send: (_raw, first) => execute(first, flags, count(1), 0, 1, types(3), u32(2)),
+      record: [
+        {
+          kind: 'execute',
+          values: [2],
+          rowsReturned: 2,
+          text: 'select id, v from t1 where id >= ?',
+        },
+      ],
+    },
+    {
+      name: 'execute with the types of before',
+      send: (_raw, first) => execute(first, flags, count(1), 0, 0, u32(3)),
+      record: [{ kind: 'execute', values: [3], rowsReturned: 1 }],
+    },
+    {
+      name: 'execute with NULL',
+      send: (_raw, first) => execute(first, flags, count(1), 1, 1, types(6)),
+      record: [{ kind: 'execute', values: [null], rowsReturned: 0 }],
+    },
+    {
+      name: 'a cursor',
+      send: (_raw, first) => execute(first, flags | 1, count(1), 0, 1, types(3), u32(1)),
+      record: [{ kind: 'execute', values: [1], rowsReturned: 0 }],
+    },
+    {
+      name: 'fetch',
+      send: (_raw, first) => command(0x1c, u32(first), u32(2)),
+      record: [{ text: 'FETCH 2', rowsReturned: 2 }],
+    },
+    {
+      name: 'fetch the rest',
+      send: (_raw, first) => command(0x1c, u32(first), u32(2)),
+      record: [{ rowsReturned: 1 }],
+    },
+    {
+      name: 'fetch past the end',
+      send: (_raw, first) => command(0x1c, u32(first), u32(2)),
+      record: [{ code: '1421/HY000' }],
+    },
+    { name: 'reset', send: (_raw, first) => command(0x1a, u32(first)), record: [] },
+    {
+      name: 'prepare for long data',
+      send: () => command(0x16, 'insert into t2(b, c) values (?, ?)'),
+      record: [{ status: 'ok' }],
+    },
+    {
+      name: 'long data',
+      send: (_raw, first) =>
+        Buffer.concat([
+          command(0x18, u32(first + 1), u16(1), Buffer.alloc(60_000, 'l')),
+          command(0x18, u32(first + 1), u16(1), Buffer.alloc(40_004, 'l')),
+          execute(first + 1, flags, count(2), 0, 1, types(253, 252), lenenc('hello')),
+        ]),
+      record: [{ values: ['hello', 'l'.repeat(4096)], rowsAffected: 1 }],
+    },
+    { name: 'close', send: (_raw, first) => command(0x19, u32(first)), record: [] },
+    {
+      name: 'execute what is closed',
+      send: (_raw, first) => execute(first, 0),
+      record: [{ code: '1243/HY000', text: null, opaque: true }],
+    },
+    { name: 'prepare a call', send: () => command(0x16, 'call put(?, ?)'), record: [{ status: 'ok' }] },
+    {
+      name: 'execute with an OUT parameter',
+      send: (_raw, first) => execute(first + 2, flags, count(2), 0, 1, types(3, 3), u32(4), u32(5)),
+      record: [{ rowsReturned: 1, rowsAffected: 0 }],
+    },
+    {
+      name: 'prepare what is wrong',
+      send: () => command(0x16, 'select from'),
+      record: [{ code: '1064/42000' }],
+    },
+    { name: 'fields', send: () => command(0x04, 't1\0', '%'), record: [{ text: 'COM_FIELD_LIST t1 %' }] },
+    { name: 'fields of nothing', send: () => command(0x04, 'nosuch\0'), record: [{ code: '1146/42S02' }] },
+    {
+      name: 'statistics',
+      varies: true,
+      send: () => command(0x09),
+      record: [{ text: 'COM_STATISTICS', status: 'ok' }],
+    },
+    { name: 'debug', send: () => command(0x0d), record: [{ text: 'COM_DEBUG', status: 'ok' }] },
+    { name: 'multi statements off', send: () => command(0x1b, u16(1)), record: [] },
+    sql('only one statement now', 'select 1; select 2', { code: '1064/42000' }),
+    { name: 'multi statements on', send: () => command(0x1b, u16(0)), record: [] },
+    { name: 'no such option', send: () => command(0x1b, u16(7)), record: [] },
+    { name: 'a command that is none', send: () => command(0x63), record: [{ code: '1047/08S01' }] },
+    { name: 'an empty packet', send: () => packets(0, ''), record: [] },
+    {
+      name: 'a database',
+      send: () => command(0x02, 'other'),
+      record: [{ text: 'USE `other`', status: 'ok' }],
+    },
+    { name: 'no database', send: () => command(0x02, 'nosuch'), record: [{ code: '1049/42000' }] },
+    sql('back', 'use lab', { status: 'ok' }),
+    {
+      name: 'a file',
+      send: (raw) =>
+        raw.query("load data local infile '/client/x.csv' into table t2 fields terminated by ',' (b)"),
+      file: [Buffer.from('1\n2\n'), Buffer.from('3\n')],
+      record: [{ rowsAffected: 3 }],
+    },
+    {
+      name: 'a file of 300 packets',
+      send: (raw) => raw.query("load data local infile '/client/long.csv' into table t2 (b)"),
+      file: Array.from({ length: 300 }, (_, index) => Buffer.from(`${index}\n`)),
+      record: [{ rowsAffected: 300 }],
+    },
+    {
+      name: 'an empty file',
+      send: (raw) => raw.query("load data local infile '/client/none.csv' into table t2 (b)"),
+      file: [],
+      record: [{ rowsAffected: 0 }],
+    },
+    {
+      name: 'a file into no table',
+      send: (raw) => raw.query("load data local infile '/client/x.csv' into table nosuch"),
+      file: [Buffer.from('1\n')],
+      record: [{ code: '1146/42S02' }],
+    },
+    sql('kill nobody', 'kill query 4000000', { code: '1094/HY000' }),
+    {
+      name: '20 in one go',
+      send: (raw) =>
+        Buffer.concat(Array.from({ length: 20 }, (_, index) => raw.query(`select ${index} from t1`))),
+      record: Array.from({ length: 20 }, (_, index) => ({
+        text: `select ${index} from t1`,
+        rowsReturned: 3,
+      })),
+    },
+    {
+      name: 'the session anew',
+      send: () => command(0x1f),
+      record: [{ text: 'COM_RESET_CONNECTION' }],
+    },
+    {
+      name: 'what was prepared is gone',
+      send: (_raw, first) => execute(first + 1, 0),
+      record: [{ code: '1243/HY000', text: null }],
+    },
+    sql('names', 'set names latin1', { status: 'ok' }),
+    {
+      name: 'text in latin1',
+      send: (raw) => raw.query(Buffer.from("select hex('\xe9')", 'latin1')),
+      record: [{ text: "select hex('é')", rowsReturned: 1 }],
+    },
+    sql('names back', 'set names utf8mb4', { status: 'ok' }),
+  ];
+  if (flavor === 'mysql') {
+    if (attributes) {
+      all.push({
+        name: 'attributes',
+        send: () =>
+          packets(
+            0,
+            Buffer.concat([
+              Buffer.from('030101000 1fe00016b027676'.replace(' ', ''), 'hex'),
+              Buffer.from('select 5'),
+            ]),
+          ),
+        record: [{ text: 'select 5', values: ['vv'], rowsReturned: 1 }],
+      });
+    }
+    return all;
+  }
+  all.push(
+    {
+      name: 'processes',
+      varies: true,
+      send: () => command(0x0a),
+      record: [{ text: 'SHOW PROCESSLIST', status: 'ok' }],
+    },
+    { name: 'refresh', send: () => command(0x07, 2), record: [{ text: 'COM_REFRESH 2' }] },
+    {
+      name: 'prepared and executed in one go',
+      send: () =>
+        Buffer.concat([
+          command(0x16, 'select ? + 0'),
+          execute(0xffff_ffff, 0, 0, 1, types(3), u32(41)),
+          command(0x16, 'select nosuch from'),
+          execute(0xffff_ffff, 0),
+        ]),
+      record: [
+        { status: 'ok' },
+        { values: [41], rowsReturned: 1 },
+        { code: '1064/42000' },
+        { code: '1243/HY000' },
+      ],
+    },
+  );
+  if (bulk) {
+    all.push(
+      {
+        name: 'prepare for bulk',
+        send: () => command(0x16, 'insert into t2(b) values (?)'),
+        record: [{ status: 'ok' }],
+      },
+      {
+        name: 'bulk',
+        send: () => command(0xfa, u32(0xffff_ffff), u16(128), 254, 0, 0, lenenc('b1'), 1, 0, lenenc('b3')),
+        record: [
+          {
+            kind: 'bulk',
+            values: ['b1', null, 'b3'],
+            rowsAffected: 3,
+            messages: ['3 tuples', expect.stringMatching(/^Records: 3/), expect.stringMatching(/^insert id/)],
+          },
+        ],
+      },
+    );
+  }
+  return all;
+}
+
+for (const family of FAMILIES) {
+  describe.skipIf(family.missing())(family.name, () => {
+    let server: DatabaseServer;
+    let open: TestGateway;
+    let closed: TestGateway;
+    let decide: (statement: Statement) => 'allow' | 'refuse' = () => 'allow';
+
+    beforeAll(async () => {
+      server = await family.start();
+      await server.run(
+        'create database lab',
+        'create database other',
+        "create user raw@'%' identified by ''",
+        "grant all on *.* to raw@'%'",
+        'create table lab.t1 (id int primary key, v varchar(20))',
+        "insert into lab.t1 values (1,'a'),(2,'zz'),(3,'c')",
+        'create table lab.t2 (id int auto_increment primary key, b varchar(20), c longtext)',
+        'create procedure lab.two() begin select 1, 2; select id from lab.t1; end',
+        'create procedure lab.put(in a int, out b int) begin set b = a + 1; end',
+      );
+      const start = (allowLocalInfile: boolean) =>
+        startTestGateway({
+          engine: mysql,
+          settings: { ...MYSQL_SETTINGS, flavor: family.flavor, allowLocalInfile },
+          servers: [{ host: server.host, port: server.port }],
+          username: 'raw',
+          password: null,
+          database: 'lab',
+          decide: (statement) =>
+            decide(statement) === 'allow'
+              ? { action: 'allow' }
+              : { action: 'refuse', refusal: new Refusal('statement_not_allowed', 'not through here') },
+        });
+      open = await start(true);
+      closed = await start(false);
+    });
+
+    afterAll(async () => {
+      await open?.close();
+      await closed?.close();
+      await server?.stop();
+    });
+
+    const to = (port: number, options: Partial<RawOptions> = {}): Promise<RawMysql> =>
+      RawMysql.connect({ port, user: 'raw', database: 'lab', capabilities: 1 << 7, ...options });
+
+    async function prepareTables(): Promise<void> {
+      await server.run('truncate table lab.t2');
+    }
+
+    test.each(family.framings)('all commands, framing: $name', async ({ capabilities, ...rest }) => {
+      const attributes = (capabilities & FLAG.queryAttributes) !== 0;
+      const extended = ('extended' in rest ? rest.extended : 0) ?? 0;
+      const options = { capabilities: capabilities | (1 << 7), extended };
+      const list = cases(family.flavor, attributes, (extended & 4) !== 0);
+      await prepareTables();
+      const play = async (raw: RawMysql, each: (reply: Buffer, index: number) => void): Promise<void> => {
+        let first = 0;
+        for (const [index, { name, send, file }] of list.entries()) {
+          const reply = await raw.ask(send(raw, first), file ?? null);
+          if (name.startsWith('prepare') && reply[4] === 0) {
+            if (first === 0) first = reply.readUInt32LE(5);
+            reply.writeUInt32LE(reply.readUInt32LE(5) - first, 5);
+          }
+          each(reply, index);
+        }
+      };
+      const direct = await to(server.port, options);
+      const replies: Buffer[] = [];
+      await play(direct, (reply) => replies.push(Buffer.from(reply)));
+      direct.end();
+
+      await prepareTables();
+      const through = await to(open.port, options);
+      const session = open.recorder.sessions.at(-1)!;
+      let before = 0;
+      await play(through, (reply, index) => {
+        const { name, record, varies } = list[index]!;
+        if (!varies) expect(comparable(reply), name).toBe(comparable(replies[index]!));
+        // The last one is the marker's.
+        const recorded = session.statements.slice(before, -1);
+        expect(recorded.map(shown), name).toMatchObject(record as object[]);
+        before = session.statements.length;
+      });
+      through.end();
+      expect(session.notes.filter(({ kind }) => kind === 'opaque')).toEqual([]);
+    });
+
+    test('a file is refused by the server where the capability is not offered', async () => {
+      const raw = await to(closed.port);
+      const reply = await raw.ask(raw.query("load data local infile '/etc/passwd' into table t2"), [
+        Buffer.from('x'),
+      ]);
+      expect(reply.readUInt16LE(5)).toBe(family.flavor === 'mysql' ? 3948 : 4166);
+      raw.end();
+    });
+
+    test.each([
+      ['SHUTDOWN', command(0x08), 1227],
+      ['BINLOG_DUMP', command(0x12, u32(4), u16(0), u32(2)), 1227],
+      [
+        'REGISTER_SLAVE',
+        command(0x15, u32(2), lenenc('h'), lenenc('u'), lenenc('pa55word'), u16(1), u32(0), u32(0)),
+        1227,
+      ],
+      ['CLONE', command(0x20), 1047],
+    ])('%s does not reach the server', async (_name, bytes, errno) => {
+      const raw = await to(closed.port);
+      const reply = await raw.ask(bytes);
+      expect(reply[3]).toBe(1);
+      expect(reply.readUInt16LE(5)).toBe(errno);
+      const statement = closed.recorder.sessions.at(-1)!.statements.at(-2);
+      expect(statement).toMatchObject({ kind: 'command', status: 'denied' });
+      raw.end();
+      expect(JSON.stringify(closed.recorder.sessions.at(-1)!.statements)).not.toContain('pa55word');
+    });
+
+    test('a refusal among pipelined commands is answered in its place', async () => {
+      decide = (statement) => (statement.text?.startsWith('drop') ? 'refuse' : 'allow');
+      const raw = await to(open.port);
+      const reply = await raw.ask(
+        Buffer.concat([raw.query('select 1'), raw.query('drop table t1'), raw.query('select 3')]),
+      );
+      decide = () => 'allow';
+      const plain = await to(server.port);
+      const one = await plain.ask(plain.query('select 1'));
+      const three = await plain.ask(plain.query('select 3'));
+      const between = reply.subarray(one.length, reply.length - three.length);
+      expect(reply.subarray(0, one.length)).toEqual(one);
+      expect(reply.subarray(reply.length - three.length)).toEqual(three);
+      expect(between[3]).toBe(1);
+      expect(between.toString('latin1', 5)).toBe('\xcb\x04#42000not through here');
+      expect(await server.run('select count(*) as n from lab.t1')).toEqual([{ n: 3 }]);
+      raw.end();
+      plain.end();
+    });
+
+    test.each([
+      ['with attributes', 1 << 20, false],
+      ['without attributes', 0, false],
+      ['without plugins', 0, true],
+    ])('a change of user, client %s', async (_name, capabilities, withoutPlugins) => {
+      const raw = await to(open.port, { capabilities, withoutPlugins });
+      const session = open.recorder.sessions.at(-1)!;
+      await raw.ask(raw.query('set @x = 5, sql_mode = ""'));
+      await raw.ask(raw.query('create temporary table tt (a int)'));
+      await raw.ask(raw.query('begin'));
+      const tail = withoutPlugins ? [] : [u16(8), 'mysql_native_password\0', ...(capabilities ? [0] : [])];
+      raw.write(command(0x11, 'somebody\0', 0, 'other\0', ...tail));
+      if (!withoutPlugins) {
+        const asked = await raw.packet();
+        expect(asked.toString('latin1', 0, 23)).toBe('\xfemysql_native_password\0');
+        raw.write(packets(2, Buffer.alloc(20, 3)));
+      }
+      const answer = await raw.packet();
+      expect(answer[0]).toBe(0);
+      const after = await raw.ask(
+        raw.query(
+          'select @x, database(), current_user(), @@character_set_client, @@sql_mode = @@global.sql_mode',
+        ),
+      );
+      expect(after.toString('latin1')).toContain(
+        `\xfb\x05other\x05raw@%\x06${withoutPlugins ? 'utf8mb' : 'latin1'}`.slice(
+          0,
+          withoutPlugins ? 13 : 99,
+        ),
+      );
+      const gone = await raw.ask(raw.query('select * from lab.tt'));
+      expect(gone.readUInt16LE(5)).toBe(1146);
+      expect(session.statements.find(({ text }) => text === 'COM_CHANGE_USER somebody other')).toMatchObject({
+        kind: 'command',
+        status: 'ok',
+      });
+      expect(session.statements.at(-1)).toMatchObject({ transaction: 'idle' });
+      raw.end();
+    });
+
+    test('a change of user to a database that is not there', async () => {
+      const raw = await to(open.port);
+      raw.write(command(0x11, 'x\0', 0, 'nosuch\0', u16(45), 'mysql_native_password\0'));
+      await raw.packet();
+      raw.write(packets(2, ''));
+      const answer = await raw.packet();
+      expect(answer.readUInt16LE(1)).toBe(1049);
+      expect((await raw.ask(raw.query('select 1'))).length).toBeGreaterThan(20);
+      raw.end();
+    });
+
+    test('KILL QUERY from a second connection, by the greeting id', async () => {
+      const victim = await to(open.port);
+      const killer = await to(open.port);
+      const session = open.recorder.sessions.at(-2)!;
+      const answered = victim.ask(victim.query('select count(*) from t1 a, t1 b, t1 c where sleep(2) = 0'));
+      await open.recorder.until(() => session.statements.some(({ ended }) => !ended));
+      const busy = async () =>
+        (
+          await server.run(
+            `select count(*) as n from information_schema.processlist where id = ${victim.connectionId} and command = 'Query'`,
+          )
+        )[0]!['n'] === 1;
+      while (!(await busy())) await new Promise((resolve) => setTimeout(resolve, 20));
+      const started = Date.now();
+      expect((await killer.ask(killer.query(`KILL QUERY ${victim.connectionId}`)))[4]).toBe(0);
+      const reply = await answered;
+      expect(Date.now() - started).toBeLessThan(2000);
+      expect(reply.toString('latin1')).toContain('#70100');
+      expect(session.statements[0]).toMatchObject({ status: 'cancelled', error: { code: '1317/70100' } });
+      victim.end();
+      killer.end();
+    });
+
+    test('a session that the server kills', async () => {
+      const raw = await to(open.port);
+      const session = open.recorder.sessions.at(-1)!;
+      raw.write(raw.query('select sleep(30)'));
+      const running = async () =>
+        (
+          await server.run(
+            `select count(*) as n from information_schema.processlist where id = ${raw.connectionId} and info like 'select sleep%'`,
+          )
+        )[0]!['n'] === 1;
+      while (!(await running())) await new Promise((resolve) => setTimeout(resolve, 20));
+      await server.run(`kill ${raw.connectionId}`);
+      await raw.rest();
+      await open.recorder.until(() => session.end_ !== null);
+      expect(session.end_!.reason).toBe('server_closed');
+      expect(session.statements.at(-1)!.status).toMatch(/unknown|error|cancelled/);
+    });
+
+    test('a server that ends an idle session', async () => {
+      const raw = await to(open.port);
+      const session = open.recorder.sessions.at(-1)!;
+      await raw.ask(raw.query('set wait_timeout = 1'));
+      const rest = await raw.rest();
+      await open.recorder.until(() => session.end_ !== null);
+      expect(session.end_!.reason).toBe('server_closed');
+      if (family.flavor === 'mysql') {
+        expect(rest.readUInt16LE(5)).toBe(4031);
+        expect(session.notes.at(-1)).toMatchObject({ kind: 'server_notice', code: '4031/HY000' });
+      }
+    });
+
+    test('packets around 16 MiB, both ways', async () => {
+      await server.run('set global max_allowed_packet = 67108864');
+      const direct = await to(server.port);
+      const through = await to(open.port);
+      const session = open.recorder.sessions.at(-1)!;
+      for (const length of [16_777_214, 16_777_215, 16_777_216, 33_554_430]) {
+        // The command byte is part of the payload.
+        const text = `select length('${'x'.repeat(length - 1 - "select length('')".length)}')`;
+        const expected = await direct.ask(direct.query(text));
+        const reply = await through.ask(through.query(text));
+        expect(reply.equals(expected)).toBe(true);
+        expect(session.statements.at(-2)).toMatchObject({
+          status: 'ok',
+          rowsReturned: 1,
+          textBytes: length - 1,
+        });
+      }
+      for (const length of [16_777_210, 16_777_211, 16_777_212, 20 * 1024 * 1024]) {
+        const text = `select repeat('a', ${length}), 'b' union all select repeat('c', ${length}), 'd'`;
+        const expected = await direct.ask(direct.query(text));
+        const reply = await through.ask(through.query(text));
+        expect(reply.equals(expected)).toBe(true);
+        expect(session.statements.at(-2)).toMatchObject({ status: 'ok', rowsReturned: 2 });
+      }
+      direct.end();
+      through.end();
+    });
+  });
+}
+
+/** Errors name statement ids, which differ from one session to the next. */
+function comparable(reply: Buffer): string {
+  const text = reply.toString('latin1');
+  if (!/(statement|handler|to) \(\d+\)/.test(text)) return text;
+  return text.slice(3).replace(/\(\d+\)/, '()');
+}
+
+function shown(statement: RecordedStatement): object {
+  return {
+    ...statement,
+    values: statement.parameters?.map(({ value }) => value) ?? null,
+    code: statement.error?.code ?? null,
+  };
+}
