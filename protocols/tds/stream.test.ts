@@ -512,6 +512,20 @@ describe('bulk loads', () => {
     ]);
   });
 
+  it('end once when the server can no longer be followed', () => {
+    const { sink, observer } = start();
+    observer.client(batch(text));
+    observer.server(response(done(0)));
+    observer.client(message(7, load));
+    observer.server(Buffer.from('1500000000fd1000', 'hex'));
+    observer.client(batch('next'));
+    observer.close('unknown');
+    expect(sink.ended.map(({ kind, status }) => [kind, status])).toEqual([
+      ['bulk', 'unknown'],
+      ['batch', 'unknown'],
+    ]);
+  });
+
   it('that fail say why', () => {
     const { sink, observer } = start();
     observer.client(batch(text));

@@ -590,6 +590,8 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
         if (!outcome.finished) this.#finishAs(outcome, 'unknown');
       }
     }
+    if (this.#bulk !== null && !this.#bulk.finished) this.#finishAs(this.#bulk, 'unknown');
+    this.#bulk = null;
     this.#queue = [];
     this.#queuedTextBytes = 0;
   }
