@@ -1,11 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Engine, EngineName } from '../protocols/engine.ts';
-import { ListenerAccess } from './access/listener-access.ts';
+import { AccessControl } from './access/access-control.ts';
 import type { LoadedConfig } from './config/load.ts';
-import type { Config, ResourceConfig } from './config/schema.ts';
+import { ENGINE_OF_TYPE, resourcesOf } from './config/resources.ts';
+import { isLoopback } from './config/rules.ts';
+import type { Config, ListenerConfig, ResourceConfig } from './config/schema.ts';
+import type { ChannelTls } from './gateway/channel.ts';
 import { Gateway } from './gateway/gateway.ts';
-import { ENGINE_OF_TYPE, makeTarget } from './gateway/make-target.ts';
+import { localCertificate } from './gateway/local-certificate.ts';
+import { makeTarget } from './gateway/make-target.ts';
 import type { Door, Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import type { Health, HealthPart, HealthSource } from './http/health.ts';
@@ -47,6 +51,7 @@ export class App implements HealthSource {
   readonly gateway: Gateway;
   readonly metrics: Metrics;
   readonly journal: Journal;
+  readonly access: AccessControl;
   readonly #sealing: Sealing;
   #config: Config;
   #resolver: SecretResolver;
@@ -57,6 +62,7 @@ export class App implements HealthSource {
   readonly #checking: NodeJS.Timeout;
   #http: HttpServer | null = null;
   #doors: readonly Door[] = [];
+  #targets: ReadonlyMap<string, Target> = new Map();
 
   /** Use `App.start`. */
   private constructor(
@@ -73,10 +79,15 @@ export class App implements HealthSource {
     this.journal = journal;
     this.#sealing = sealing;
     this.#resolver = makeResolver(config, log, metrics);
+    this.access = new AccessControl(config, {
+      audit: (event) => journal.audit(event),
+      endConnections: (launch, refusal) => this.gateway.endLaunch(launch, refusal, 'launch_expired'),
+      now: Date.now,
+    });
     this.gateway = new Gateway({
       name: config.gateway.name,
       recorder,
-      access: new ListenerAccess(),
+      access: this.access.access,
       metrics,
       log,
       random: randomBytes,
@@ -141,6 +152,11 @@ export class App implements HealthSource {
     return this.#http?.address ?? '';
   }
 
+  /** Every resource as it is served now. */
+  get targets(): ReadonlyMap<string, Target> {
+    return this.#targets;
+  }
+
   get doors(): readonly Door[] {
     return this.#doors;
   }
@@ -166,6 +182,7 @@ export class App implements HealthSource {
     if (!keepsProviders) this.#resolver = makeResolver(config, this.#log, this.metrics);
     try {
       const doors = await this.#makeDoors();
+      this.access.reload(config);
       this.#doors = doors;
       await this.gateway.apply(doors);
     } catch (error) {
@@ -185,6 +202,7 @@ export class App implements HealthSource {
     await this.gateway.drain(graceMs);
     clearInterval(this.#checking);
     this.#lag.stop();
+    this.access.close();
     await this.#http?.close();
     for (const resolver of [this.#resolver, ...this.#formerResolvers]) await resolver.close();
     this.#audit('gateway_stopped');
@@ -216,29 +234,39 @@ export class App implements HealthSource {
     const config = this.#config;
     const targets = new Map<string, Target>();
     for (const [name, resource] of Object.entries(config.resources)) {
+      const listeners = config.listeners.filter((listener) => resourcesOf(listener).includes(name));
       const parts = {
         engine: await loadEngine(ENGINE_OF_TYPE[resource.type]),
         resolver: this.#resolver,
         recording: config.recording,
         publicKey: await publicKeyOf(resource),
+        isLocal: listeners.every((listener) => isLoopback(listener.listen)),
       };
       targets.set(name, await makeTarget(name, resource, parts));
     }
-    return Promise.all(
-      config.listeners.map(async (listener) => {
-        const target = targets.get(listener.resource)!;
-        return {
-          listen: listener.listen,
-          engine: target.engine,
-          targets: [target],
-          clientAuth: listener.client_auth,
-          principal: listener.principal,
-          launch: null,
-          tls: await listenerTls(listener.tls),
-          cancelSource: listener.cancel_source,
-        };
-      }),
-    );
+    this.#targets = targets;
+    return Promise.all(config.listeners.map((listener) => this.#makeDoor(listener, targets)));
+  }
+
+  async #makeDoor(listener: ListenerConfig, targets: ReadonlyMap<string, Target>): Promise<Door> {
+    const behind = resourcesOf(listener).map((name) => targets.get(name)!);
+    const { engine } = behind[0]!;
+    return {
+      listen: listener.listen,
+      engine,
+      targets: behind,
+      clientAuth: listener.client_auth,
+      principal: listener.principal,
+      launch: null,
+      tls: await this.#tlsOf(listener, engine.name),
+      cancelSource: listener.cancel_source,
+    };
+  }
+
+  /** Drivers of SQL Server insist on TLS: without a certificate of its own, a listener gets this machine's. */
+  async #tlsOf(listener: ListenerConfig, engine: EngineName): Promise<ChannelTls> {
+    if (listener.tls !== undefined || engine !== 'tds') return listenerTls(listener.tls);
+    return listenerTls({ mode: 'prefer', ...(await localCertificate(this.#config.gateway.data_dir)) });
   }
 
   async #checkProviders(): Promise<void> {

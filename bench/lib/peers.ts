@@ -39,7 +39,7 @@ export async function haproxy(backend: Backend): Promise<Peer> {
     config,
     `global
   nbthread 1
-  maxconn 12000
+  maxconn 6000
 defaults
   mode tcp
   timeout connect 5s

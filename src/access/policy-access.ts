@@ -16,7 +16,7 @@ export interface PolicyPorts {
   readonly rules: () => readonly Rule[];
   readonly labels: (resource: string) => Readonly<Record<string, string>>;
   /** Principal of a verified client certificate; null where the mapping gives none. */
-  readonly certificatePrincipal: (certificate: X509Certificate) => Principal | null;
+  readonly certificatePrincipal: (certificate: X509Certificate, resource: string) => Principal | null;
   /** For the verifiers of those who do not exist. 32 bytes, kept across restarts. */
   readonly instanceKey: Buffer;
   readonly now: () => number;
@@ -89,12 +89,14 @@ export class PolicyAccess implements Access {
         hint: 'Set the certificate and key in your tool (for libpq: sslcert and sslkey).',
       });
     }
-    const principal = this.#ports.certificatePrincipal(new X509Certificate(tls.peerCertificate));
+    const offered = visitor.resources.length === 1 ? visitor.resources[0]! : null;
+    if (offered === null) {
+      throw new Refusal('not_allowed', 'this listener serves several resources, and needs a launch token');
+    }
+    const certificate = new X509Certificate(tls.peerCertificate);
+    const principal = this.#ports.certificatePrincipal(certificate, offered.resource.name);
     if (principal === null)
       throw new Refusal('not_allowed', 'your client certificate names nobody who is known here');
-    const offered = visitor.resources.length === 1 ? visitor.resources[0]! : null;
-    if (offered === null)
-      throw new Refusal('not_allowed', 'this listener serves several resources, and needs a launch token');
     const { launches } = this.#ports;
     const { name } = offered.resource;
     const launch =

@@ -3,8 +3,9 @@ import type { Command } from 'commander';
 import { loadEngine, publicKeyOf } from '../app.ts';
 import { ConfigError, type ConfigFault, faultText } from '../config/faults.ts';
 import { type LoadedConfig, loadConfig } from '../config/load.ts';
+import { ENGINE_OF_TYPE } from '../config/resources.ts';
 import type { Config } from '../config/schema.ts';
-import { ENGINE_OF_TYPE, makeTarget } from '../gateway/make-target.ts';
+import { makeTarget } from '../gateway/make-target.ts';
 import { type AddressProbe, type ProbeResult, probeTarget } from '../gateway/probe.ts';
 import { makeLog } from '../log.ts';
 import { makeResolver } from '../providers.ts';
@@ -124,6 +125,7 @@ async function checkResource(
       resolver,
       recording: config.recording,
       publicKey: await publicKeyOf(resource),
+      isLocal: true,
     });
     const addresses = await probeTarget(target, { random: randomBytes, now: Date.now });
     return { ...head, ok: addresses.some((address) => address.ok), error: null, addresses };

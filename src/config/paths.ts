@@ -9,7 +9,12 @@ export function resolvePaths(config: Config, directory: string): Config {
   return {
     ...config,
     gateway: { ...config.gateway, data_dir: at(config.gateway.data_dir) },
-    http: { ...config.http, listen: listenPath(config.http.listen, at) },
+    http: {
+      ...config.http,
+      listen: listenPath(config.http.listen, at),
+      ...(config.http.tls ? { tls: { cert: at(config.http.tls.cert), key: at(config.http.tls.key) } } : {}),
+    },
+    ...(config.oidc?.ca === undefined ? {} : { oidc: { ...config.oidc, ca: at(config.oidc.ca) } }),
     secrets: mapValues(config.secrets, (provider) => providerPaths(provider, at)),
     recording: {
       ...config.recording,

@@ -2,6 +2,7 @@ import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } fr
 import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { Encrypter } from 'age-encryption';
+import { checkAccess, checkListenerResources } from './access-rules.ts';
 import { nearest } from './faults.ts';
 import type { Config, ListenerConfig, ProviderConfig, ResourceConfig } from './schema.ts';
 import type { ListenAddress } from './values.ts';
@@ -28,8 +29,11 @@ export interface DeclaredNames {
  */
 export function checkRules(config: Config, names: DeclaredNames, files: boolean, report: Report): void {
   checkAddresses(config, report);
+  checkAccess(config, names, report);
   config.listeners.forEach((listener, index) => {
-    if (listener) checkListener(listener, ['listeners', index], names, files, report);
+    if (!listener) return;
+    checkListener(listener, ['listeners', index], files, report);
+    checkListenerResources(listener, ['listeners', index], config, names, report);
   });
   for (const [name, resource] of Object.entries(config.resources)) {
     const path = ['resources', name];
@@ -199,19 +203,9 @@ function collide(left: ListenAddress, right: ListenAddress): boolean {
 function checkListener(
   listener: ListenerConfig,
   path: readonly PropertyKey[],
-  names: DeclaredNames,
   files: boolean,
   report: Report,
 ): void {
-  if (!names.resources.includes(listener.resource)) {
-    const meant = nearest(listener.resource, names.resources);
-    report({
-      path: [...path, 'resource'],
-      message: 'is not the name of a resource',
-      remedy:
-        meant !== null ? `did you mean "${meant}"?` : `resources: ${names.resources.join(', ') || 'none'}`,
-    });
-  }
   if (listener.client_auth === 'trust' && !isLoopback(listener.listen)) {
     report({
       path: [...path, 'client_auth'],

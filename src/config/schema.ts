@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { apiSchema, certificateSchema, oidcSchema, ruleSchema, userSchema } from './access-schema.ts';
 import { duration, listenAddress, secretReference } from './values.ts';
 
 /**
@@ -160,12 +161,20 @@ export const resourceSchema = z.discriminatedUnion('type', [postgres, mysql, mar
 
 export const listenerSchema = z.strictObject({
   listen: listenAddress.describe('`HOST:PORT`, or `unix:/path/to.sock`.'),
-  resource: z.string().describe('The resource it serves.'),
+  resource: z.string().optional().describe('The resource it serves.'),
+  resources: z
+    .array(z.string())
+    .min(1)
+    .optional()
+    .describe(
+      'Several resources of one protocol: the launch in the user name chooses. Needs `client_auth: token`.',
+    ),
   client_auth: z
     .enum(['trust', 'token', 'mtls'])
     .default('trust')
     .describe('How clients prove who they are. `trust` only on loopback and Unix sockets.'),
   principal: z.string().min(1).default('local').describe('Who trusted connections are recorded as.'),
+  certificate: certificateSchema.prefault({}),
   tls: z
     .strictObject({
       mode: z
@@ -180,7 +189,9 @@ export const listenerSchema = z.strictObject({
         .describe('Authorities that client certificates must come from (mtls).'),
     })
     .optional()
-    .describe('TLS toward clients. Default: none offered.'),
+    .describe(
+      'TLS toward clients. Default: none is offered; for SQL Server, whose drivers insist on it, a certificate is made in `data_dir`.',
+    ),
   cancel_source: z
     .enum(['same-ip', 'any'])
     .default('same-ip')
@@ -389,7 +400,20 @@ export const configSchema = z.strictObject({
     .prefault({}),
   http: z
     .strictObject({
-      listen: listenAddress.prefault('127.0.0.1:7070').describe('Address of health, metrics and API.'),
+      listen: listenAddress
+        .prefault('127.0.0.1:7070')
+        .describe('Address of health, metrics, API and tunnels.'),
+      tls: z
+        .strictObject({
+          cert: z.string().describe('File with the certificate chain (PEM).'),
+          key: z.string().describe('File with its key (PEM).'),
+        })
+        .optional()
+        .describe('Serve HTTPS. Default: HTTP, for loopback addresses or behind a proxy that encrypts.'),
+      public_url: z
+        .url({ protocol: /^https?$/ })
+        .optional()
+        .describe('How people reach it, where that is not `listen`: for OIDC redirects and printed lines.'),
     })
     .prefault({}),
   secrets: z
@@ -426,10 +450,25 @@ export const configSchema = z.strictObject({
   resources: z
     .record(z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.-]*$/), resourceSchema)
     .describe('Databases by name.'),
-  listeners: z.array(listenerSchema).default([]).describe('Addresses that serve one resource directly.'),
+  users: z
+    .record(z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.@-]*$/), userSchema)
+    .default({})
+    .describe('Local users by name.'),
+  oidc: oidcSchema.optional(),
+  rules: z
+    .array(ruleSchema)
+    .max(10_000)
+    .default([])
+    .describe(
+      'Who may reach what. Nobody may reach a resource by launch, token, tunnel or certificate unless a rule says so; the first that fits decides. Listeners with `client_auth: trust` need none.',
+    ),
+  api: apiSchema.prefault({}),
+  listeners: z.array(listenerSchema).default([]).describe('Addresses that serve resources directly.'),
 });
 
 export type Config = z.output<typeof configSchema>;
 export type ResourceConfig = z.output<typeof resourceSchema>;
 export type ListenerConfig = z.output<typeof listenerSchema>;
 export type ProviderConfig = z.output<typeof providerSchema>;
+export type UserConfig = z.output<typeof userSchema>;
+export type OidcConfig = z.output<typeof oidcSchema>;

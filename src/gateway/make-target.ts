@@ -1,18 +1,11 @@
 import type { Address } from '../../protocols/channel.ts';
-import type { Engine, EngineName, EngineSettings, ObserveOptions, Resource } from '../../protocols/engine.ts';
+import type { Engine, EngineSettings, ObserveOptions, Resource } from '../../protocols/engine.ts';
+import { ENGINE_OF_TYPE } from '../config/resources.ts';
 import type { Config, ResourceConfig } from '../config/schema.ts';
 import type { SecretResolver } from '../secrets/resolver.ts';
 import { statementGate } from './policy.ts';
 import type { Target } from './target.ts';
 import { serverTls } from './tls-context.ts';
-
-/** The engine of each resource type. */
-export const ENGINE_OF_TYPE = {
-  postgres: 'postgres',
-  mysql: 'mysql',
-  mariadb: 'mysql',
-  sqlserver: 'tds',
-} as const satisfies Record<ResourceConfig['type'], EngineName>;
 
 const DEFAULT_PORTS: Readonly<Record<ResourceConfig['type'], number>> = {
   postgres: 5432,
@@ -21,17 +14,21 @@ const DEFAULT_PORTS: Readonly<Record<ResourceConfig['type'], number>> = {
   sqlserver: 1433,
 };
 
-/** What an engine is told of a resource. `publicKey` is the text of the file that `server_public_key` names. */
+/**
+ * What an engine is told of a resource. `publicKey` is the text of the file that `server_public_key` names; `isLocal`:
+ * only this machine can reach it, so that clients may be asked for less encryption.
+ */
 export function makeResource(
   name: string,
   config: ResourceConfig,
   publicKey: string | null = null,
+  isLocal = true,
 ): Resource {
   return {
     name,
     engine: ENGINE_OF_TYPE[config.type],
     addresses: addressesOf(config),
-    settings: settingsOf(config, publicKey),
+    settings: settingsOf(config, publicKey, isLocal),
   };
 }
 
@@ -44,11 +41,12 @@ export async function makeTarget(
     readonly resolver: SecretResolver;
     readonly recording: Config['recording'];
     readonly publicKey: string | null;
+    readonly isLocal: boolean;
   },
 ): Promise<Target> {
   const { limits } = config;
   return {
-    resource: makeResource(name, config, parts.publicKey),
+    resource: makeResource(name, config, parts.publicKey, parts.isLocal),
     engine: parts.engine,
     database: config.database ?? null,
     databases: config.databases ?? null,
@@ -95,7 +93,7 @@ function splitHost(host: string, port: number): Address {
   return { host: (match[1] ?? match[2])!, port: match[3] === undefined ? port : Number(match[3]) };
 }
 
-function settingsOf(config: ResourceConfig, publicKey: string | null): EngineSettings {
+function settingsOf(config: ResourceConfig, publicKey: string | null, isLocal: boolean): EngineSettings {
   switch (config.type) {
     case 'postgres':
       return {
@@ -122,7 +120,7 @@ function settingsOf(config: ResourceConfig, publicKey: string | null): EngineSet
       return {
         engine: 'tds',
         encryption: config.encryption,
-        clientEncryption: config.client_encryption ?? 'login',
+        clientEncryption: config.client_encryption ?? (isLocal ? 'login' : 'required'),
         mars: config.mars,
         windowsDomain: config.windows_domain ?? null,
         serverName: config.server_name ?? null,
