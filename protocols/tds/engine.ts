@@ -7,6 +7,7 @@ import type {
   Handshake,
   InterruptMeans,
   Permit,
+  ProbeMeans,
   Resource,
   ServerFacts,
   TdsSettings,
@@ -303,7 +304,12 @@ async function interrupt({ observer, send }: InterruptMeans): Promise<void> {
 }
 
 /** Signs in to one address and out again. A server that sends its clients elsewhere has accepted the credentials. */
-async function probe(server: Channel, resource: Resource, credentials: Credentials): Promise<ServerFacts> {
+async function probe(
+  server: Channel,
+  resource: Resource,
+  credentials: Credentials,
+  means: ProbeMeans,
+): Promise<ServerFacts> {
   const settings = settingsOf(resource);
   try {
     const met = await greetServer(server, settings, settings.serverName ?? server.remote.host, null, false);
@@ -311,11 +317,9 @@ async function probe(server: Channel, resource: Resource, credentials: Credentia
       login: ownLogin7('7.4', 'Sallyport check', 'sallyport'),
       credentials,
       settings,
-      database: '',
+      database: means.database ?? '',
       clientEncrypted: false,
-      // Only NTLM's client challenge is drawn here. A fixed one lets a false server prepare a dictionary of this one
-      // account; a probe, which the operator starts by hand, does not hand more than that to it.
-      random: (length) => Buffer.alloc(length, 0x5a),
+      random: (length) => means.random(length),
     });
     return serverFacts(met, result, credentials.username);
   } finally {

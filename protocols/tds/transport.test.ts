@@ -24,6 +24,7 @@ interface Leg {
   readonly client: tls.TLSSocket;
   readonly server: tls.TLSSocket;
   readonly transports: { client: PreloginTransport; server: PreloginTransport };
+  readonly raw: { client: Duplex; server: Duplex };
   /** What travelled, in the order of writes. */
   readonly toClient: Buffer[];
   readonly toServer: Buffer[];
@@ -52,7 +53,8 @@ function connect(cut: (chunk: Buffer) => Buffer[], chain = small.chain, untilCle
   });
   const client = tls.connect({ socket: transports.client as never, ca: authority, host: 'localhost' });
   for (const socket of [client, server]) socket.on('error', () => {});
-  return { client, server, transports, toClient, toServer };
+  const raw = { client: clientRaw, server: serverRaw };
+  return { client, server, transports, raw, toClient, toServer };
 }
 
 function forward(from: Duplex, to: Duplex, cut: (chunk: Buffer) => Buffer[], seen: Buffer[]): void {
@@ -214,6 +216,18 @@ describe('a transport until TLS is given up', () => {
     }
   });
 
+  it('keeps a server’s clear answer that comes before the client has left TLS', async () => {
+    const leg = connect(whole, small.chain, true);
+    await once(leg.client, 'secureConnect');
+    leg.client.write('login');
+    expect(await read(leg.server, 5)).toBe('login');
+    leg.transports.server.release();
+    const clear = Buffer.from('04010009000001004d', 'hex');
+    leg.raw.server.write(clear);
+    await settled();
+    expect(leg.transports.client.release().toString('hex')).toBe(clear.toString('hex'));
+  });
+
   it('writes nothing once it is released', async () => {
     const { peer, transport } = inbound(true);
     const seen: Buffer[] = [];
@@ -240,4 +254,10 @@ async function everything(stream: Duplex): Promise<Buffer> {
 
 async function settled(): Promise<void> {
   for (let count = 0; count < 6; count += 1) await new Promise((resolve) => setImmediate(resolve));
+}
+
+async function read(stream: Duplex, length: number): Promise<string> {
+  let text = '';
+  while (text.length < length) text += String(await once(stream, 'data'));
+  return text;
 }

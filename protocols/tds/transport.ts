@@ -165,6 +165,11 @@ export class PreloginTransport extends Duplex implements TlsTransport {
         this.#inbound = 'records';
         return position;
       }
+      // A server that has taken LOGIN7 answers in the clear, be it before we have left TLS ourselves.
+      if (this.#untilCleared && this.#role === 'client' && !this.#wrapping) {
+        this.#inbound = 'held';
+        return position;
+      }
       // SQL Server 2000 answers with the type of its other messages.
       const known =
         first === LoginMessage.prelogin || (this.#role === 'client' && first === LoginMessage.tabularResult);
