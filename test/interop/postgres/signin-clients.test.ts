@@ -116,6 +116,21 @@ describe('psql 15', () => {
     expect(tokenTls.recorder.audits.length).toBeGreaterThan(before);
   });
 
+  it('shows what the server says while it lets us in', async () => {
+    await server.query('CREATE DATABASE noisy');
+    const setup = [
+      'CREATE FUNCTION greet() RETURNS event_trigger LANGUAGE plpgsql AS',
+      "$$ BEGIN RAISE NOTICE 'maintenance at noon'; END $$;",
+      'CREATE EVENT TRIGGER greeting ON login EXECUTE FUNCTION greet();',
+      'ALTER EVENT TRIGGER greeting ENABLE ALWAYS;',
+    ].join(' ');
+    const own = `host=${server.socketDirectory} port=${server.port} user=postgres dbname=noisy`;
+    expect(await psql(own, [setup])).toMatchObject({ code: 0 });
+    const ran = await psql(conninfo(clear).replace('appdb', 'noisy'), [WHO]);
+    expect(ran).toMatchObject({ code: 0, stdout: `${ACCOUNT}\n` });
+    expect(ran.stderr).toContain('NOTICE:  maintenance at noon');
+  });
+
   it('cannot be made to trust a listener that asks nothing, where it wants the channel bound', async () => {
     const ran = await psql(conninfo(offering, 'channel_binding=require'), [WHO], { PGPASSWORD: 'x' });
     expect(ran.code).toBe(2);
