@@ -553,11 +553,13 @@ describe('several resources behind one address', () => {
       several: true,
       servers: [welcomingServer(serverGreeting('mariadb'), seen)],
     });
-    const greeting = await answer(peer, () => ({}));
+    const greeting = await answer(peer, () => ({ flags: CLIENT_FLAGS | LOCAL_FILES }));
     expect(greeting.serverVersion).toBe('8.0.36');
+    expect(has(greeting.capabilities, LOCAL_FILES)).toBe(true);
     expect(await peer.read()).toEqual(OK);
     await outcome;
     expect(entry.dialled).toHaveLength(1);
+    expect(has(seen[0]!.readUInt32LE(0), LOCAL_FILES)).toBe(false);
     expect(
       parseResponse(seen[0]!, 0xffffffff, 0).flags & ~greeting.capabilities & ~MULTI_FACTOR_AUTHENTICATION,
     ).toBe(0);

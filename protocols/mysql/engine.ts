@@ -23,6 +23,7 @@ import {
   CONNECT_WITH_DB,
   DEPRECATE_EOF,
   has,
+  LOCAL_FILES,
   LONG_PASSWORD,
   OPTIONAL_RESULTSET_METADATA,
   PLUGIN_AUTH,
@@ -213,7 +214,7 @@ class SignIn {
     return clientGreeting(model, {
       scramble: this.#scramble(),
       tls: client.tlsMode !== 'disable',
-      localInfile: resource !== null && settingsOf(resource).allowLocalInfile,
+      localInfile: resource === null || settingsOf(resource).allowLocalInfile,
     });
   }
 
@@ -302,8 +303,12 @@ function isDenied(error: unknown): boolean {
 function wishOf(response: Response, claim: Claim, permit: Permit): Wish {
   const { database } = permit;
   const asSent = database !== null && database === claim.database;
+  const forbidden = settingsOf(permit.resource).allowLocalInfile ? 0 : LOCAL_FILES;
   return {
-    capabilities: bits(without(response.capabilities, SIGN_IN_FLAGS), response.flags & LONG_PASSWORD),
+    capabilities: bits(
+      without(response.capabilities, SIGN_IN_FLAGS, forbidden),
+      response.flags & LONG_PASSWORD,
+    ),
     extended: response.extended,
     packetBytesMax: response.packetBytesMax,
     collation: response.collation,

@@ -148,10 +148,13 @@ export function commonFlags(wish: Wish, greeting: Greeting): number {
   return (wish.capabilities & (greeting.capabilities | LONG_PASSWORD)) >>> 0;
 }
 
-/** Whether TLS comes next, by the resource's mode and what the server offers. */
+/**
+ * Whether TLS comes next, by the resource's mode and what the server offers. Not through a Unix socket: no network lies
+ * between, and no certificate could name it.
+ */
 function startsTls(server: ServerLeg): boolean {
   const mode = server.channel.tlsMode;
-  if (mode === 'disable') return false;
+  if (mode === 'disable' || server.leg.confidential) return false;
   if (has(server.greeting.capabilities, SSL)) return true;
   if (mode === 'prefer') {
     server.tlsFallback = true;

@@ -15,9 +15,10 @@ export interface Call {
   readonly database: string;
   /**
    * `default`: whatever the client does of itself. `required`: encrypted, the certificate checked by `caFile` where the
-   * client can. `off`: in clear.
+   * client can. `sealed`: encrypted, and the certificate, which is unknown, checked by what the server proves of the
+   * password: only for clients that `takesSeal`. `off`: in clear.
    */
-  readonly tls: 'default' | 'required' | 'off';
+  readonly tls: 'default' | 'required' | 'sealed' | 'off';
   readonly caFile: string;
 }
 
@@ -34,6 +35,8 @@ export interface MysqlClient {
    * authority or by what the server proves of the password.
    */
   readonly checksServer?: boolean;
+  /** One of MariaDB's, with "zero-configuration TLS". */
+  readonly takesSeal?: boolean;
   run(call: Call, query: string): Promise<Outcome>;
 }
 
@@ -57,6 +60,7 @@ export function mysqlClients(): MysqlClient[] {
     {
       ...commandLine('mariadb 11.8', mariadbClient('11'), mariadbTls('--skip-ssl')),
       checksServer: true,
+      takesSeal: true,
     },
     MYSQL2,
     MYSQLJS,
@@ -66,7 +70,7 @@ export function mysqlClients(): MysqlClient[] {
     CONNECTOR_PYTHON,
     GO,
     jdbc('Connector/J', 'jdbc:mysql', connectorJTls),
-    jdbc('MariaDB Connector/J', 'jdbc:mariadb', mariadbJTls),
+    { ...jdbc('MariaDB Connector/J', 'jdbc:mariadb', mariadbJTls), takesSeal: true },
     php('PHP mysqli', PHP_MYSQLI),
     php('PHP PDO', PHP_PDO),
   ];
@@ -158,6 +162,7 @@ const MYSQLJS: MysqlClient = {
 
 const MARIADB_NPM: MysqlClient = {
   name: 'mariadb (npm)',
+  takesSeal: true,
   run: (call, query) =>
     attempt(async () => {
       const connection = await mariadb.createConnection({
@@ -167,6 +172,7 @@ const MARIADB_NPM: MysqlClient = {
         ...(call.password === null ? {} : { password: call.password }),
         database: call.database,
         ...(call.tls === 'required' ? { ssl: { ca: readFileSync(call.caFile, 'utf8') } } : {}),
+        ...(call.tls === 'sealed' ? { ssl: true } : {}),
       });
       try {
         const rows = (await connection.query({ sql: query, rowsAsArray: true })) as unknown[][];
@@ -217,7 +223,7 @@ const GO: MysqlClient = {
   name: 'go-sql-driver',
   run: (call, query) => {
     const account = call.password === null ? call.user : `${call.user}:${call.password}`;
-    const mode = { default: '', required: '?tls=test', off: '?tls=false' }[call.tls];
+    const mode = { default: '', required: '?tls=test', sealed: '', off: '?tls=false' }[call.tls];
     const dsn = `${account}@tcp(localhost:${call.port})/${call.database}${mode}`;
     return execute(join(CLIENTS, 'bin', 'mysql-sign-in'), [
       dsn,
@@ -280,7 +286,8 @@ function trustStore(caFile: string): string {
 }
 
 function mariadbJTls({ tls, caFile }: Call): string {
-  if (tls === 'required') return `sslMode=verify-ca&serverSslCert=${caFile}`;
+  if (tls === 'required') return `sslMode=verify-full&serverSslCert=${caFile}`;
+  if (tls === 'sealed') return 'sslMode=verify-full';
   return tls === 'off' ? 'sslMode=disable' : '';
 }
 

@@ -172,7 +172,8 @@ describe.skipIf(mysqlMissing())('MySQL', () => {
   test('over a socket file: the password in full, an account of the operating system, and both as two factors', async () => {
     await forget();
     const servers = [{ host: server.socket, port: server.port }];
-    expect(await signIn(await gatewayTo(server, { servers }))).toEqual({
+    // TLS, which is the default toward servers, is for networks.
+    expect(await signIn(await gatewayTo(server, { servers, ...verified }))).toEqual({
       account: 'app@%',
       authentication: 'caching_sha2_password (full)',
     });
