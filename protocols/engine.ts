@@ -150,8 +150,8 @@ export interface Credentials {
   readonly password: Secret | null;
   /** The password is an access token: sent only over verified TLS, by the method for tokens. */
   readonly kind: 'password' | 'token';
-  /** Gives back what was leased for this session. The gateway calls it when the session ends; engines do not. */
-  release?(): Promise<void>;
+  /** Aborts when the account is taken away while the session lasts. The gateway then ends the session; engines do nothing. */
+  readonly lost?: AbortSignal;
 }
 
 export type EngineSettings = PostgresSettings | MysqlSettings | TdsSettings;

@@ -49,7 +49,6 @@ export class Connection implements Entry, Cancellable {
   #reserved = false;
   #idleSince = 0;
   /** Credentials that were leased for this connection, to be given back at its end. */
-  readonly #leases: Credentials[] = [];
 
   /** `done` is called once, when nothing of this connection is left. */
   constructor(
@@ -240,7 +239,7 @@ export class Connection implements Entry, Cancellable {
     const stop = this.#context.metrics.handshakeSeconds.startTimer({ ...this.#labels, phase: 'credentials' });
     try {
       const credentials = await this.#theTarget.credentials(why, this.#abort.signal);
-      if (credentials?.release) this.#leases.push(credentials);
+      credentials?.lost?.addEventListener('abort', this.#onAccountLost, { once: true });
       return credentials;
     } catch (error) {
       if (!(error instanceof SecretError)) throw error;
@@ -266,6 +265,13 @@ export class Connection implements Entry, Cancellable {
       stop();
     }
   }
+
+  readonly #onAccountLost = (): void => {
+    const refusal = new Refusal('launch_expired', 'the account that was made for this session has ended', {
+      hint: 'Connect again to get another.',
+    });
+    this.end(refusal, 'launch_expired');
+  };
 
   dial(address: Address): Promise<StreamChannel> {
     return this.#connect(address);
@@ -455,7 +461,6 @@ export class Connection implements Entry, Cancellable {
   #finish(): void {
     this.#abort.abort();
     if (this.#cancelId !== null) this.#context.cancels.unregister(this.#cancelId, this);
-    for (const credentials of this.#leases) void credentials.release?.();
     if (this.#reserved) this.#context.release(this.#theTarget);
     this.#reserved = false;
     if (this.#permit !== null) this.#context.access.closed(this.#permit);

@@ -30,6 +30,8 @@ export interface SecretValue {
   readonly expiresAt: number | null;
   /** Gives a lease back when the session ends. A value that has this belongs to one session and is never shared. */
   release?(): Promise<void>;
+  /** Aborts when a leased value is taken away before it was given back. */
+  readonly lost?: AbortSignal;
 }
 
 /**

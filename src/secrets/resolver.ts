@@ -127,7 +127,9 @@ export class SecretResolver {
     const value = await this.#valueFor(reference, text, why, signal);
     if (value === null) return null;
     try {
-      return typeof source === 'string' ? pair(reference, value) : named(source, reference, value);
+      const credentials =
+        typeof source === 'string' ? pair(reference, value) : named(source, reference, value);
+      return value.lost ? { ...credentials, lost: value.lost } : credentials;
     } finally {
       wipe(value);
     }

@@ -26,7 +26,8 @@ export class VaultLease {
   readonly #endless: boolean;
   #timer: NodeJS.Timeout | null = null;
   #over = false;
-  #lost = false;
+  readonly #renewable: boolean;
+  readonly #lost = new AbortController();
 
   /** `seconds`: 0 for a lease without end. */
   constructor(what: string, seconds: number, renewable: boolean, ports: LeasePorts) {
@@ -34,7 +35,8 @@ export class VaultLease {
     this.#ports = ports;
     this.#endless = seconds === 0;
     this.#expiresAt = ports.now() + seconds * 1000;
-    if (renewable && !this.#endless) this.#schedule(seconds * 1000 * RENEW_AFTER);
+    this.#renewable = renewable;
+    if (!this.#endless) this.#schedule(seconds * 1000 * (renewable ? RENEW_AFTER : 1));
   }
 
   /** Milliseconds since the epoch; null for no end. */
@@ -42,9 +44,9 @@ export class VaultLease {
     return this.#endless ? null : this.#expiresAt;
   }
 
-  /** Vault does not renew it any more. */
-  get lost(): boolean {
-    return this.#lost;
+  /** Aborts when it has come to its end, because it cannot be renewed, or not any more. */
+  get lost(): AbortSignal {
+    return this.#lost.signal;
   }
 
   /** Renews it no more, and leaves it to end by itself. */
@@ -68,6 +70,7 @@ export class VaultLease {
 
   async #renew(): Promise<void> {
     try {
+      if (!this.#renewable) throw new Error('it cannot be renewed');
       const seconds = await this.#ports.renew(AbortSignal.timeout(RELEASE_MS_MAX));
       if (this.#over) return;
       this.#expiresAt = this.#ports.now() + seconds * 1000;
@@ -84,7 +87,7 @@ export class VaultLease {
         this.#schedule(left / 3);
         return;
       }
-      this.#lost = true;
+      this.#lost.abort();
       log.error({ what: this.#what, error: (error as Error).message }, 'lease has ended');
     }
   }

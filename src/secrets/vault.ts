@@ -140,7 +140,11 @@ export class VaultSecrets implements SecretProvider {
     });
     try {
       const expiresAt = this.#ports.now() + seconds * 1000;
-      return { ...fieldValue(reference, secretFields(data), expiresAt), release: () => lease.revoke() };
+      return {
+        ...fieldValue(reference, secretFields(data), expiresAt),
+        release: () => lease.revoke(),
+        lost: lease.lost,
+      };
     } catch (error) {
       void lease.revoke().catch(() => {});
       throw error;
@@ -204,7 +208,7 @@ export class VaultSecrets implements SecretProvider {
     const { auth } = this.#settings;
     if (auth.method === 'token') return { token: await this.#givenToken(auth, signal), lease: null };
     const lease = this.#signIn?.lease;
-    if (lease && (lease.lost || (lease.expiresAt ?? Infinity) - TOKEN_MARGIN_MS <= this.#ports.now()))
+    if (lease && (lease.lost.aborted || (lease.expiresAt ?? Infinity) - TOKEN_MARGIN_MS <= this.#ports.now()))
       this.#forget();
     if (this.#signIn) return this.#signIn;
     this.#signingIn ??= this.#login(auth, signal).finally(() => {

@@ -135,6 +135,20 @@ describe('accounts made for a session', () => {
   });
 });
 
+test('an account that Vault takes away ends its session, in the words of the protocol', async () => {
+  vault.vault.leaseSeconds = 1;
+  vault.vault.leaseSecondsMax = 1;
+  const client = await connect('made');
+  const heard = new Promise<Error>((resolve) => client.once('error', resolve));
+  expect(await heard).toMatchObject({
+    code: '57P01',
+    message: expect.stringContaining('account that was made for this session has ended'),
+  });
+  vault.vault.leaseSeconds = 3600;
+  vault.vault.leaseSecondsMax = 86_400;
+  await expect.poll(() => leases().every(({ revoked }) => revoked)).toBe(true);
+});
+
 describe('a cancel', () => {
   test('signs in as the same account, without a lease of its own', async () => {
     const client = await mysql.createConnection({ socketPath: join(folder, 'maria.sock'), user: 'anybody' });
