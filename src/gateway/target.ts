@@ -18,7 +18,10 @@ export interface Target extends OfferedResource {
   readonly tls: ChannelTls;
   readonly limits: SessionLimits;
   readonly observe: ObserveOptions;
-  /** Fetches the launch credentials. Rejects with a `SecretError`. */
+  /**
+   * Fetches the launch credentials of the session that `signal` ends with: what was leased for it is kept until then, so
+   * that a cancel signs in as the same account, and given back. Rejects with a `SecretError`.
+   */
   credentials(why: 'launch' | 'rejected', signal: AbortSignal): Promise<Credentials | null>;
   /** The statement policy for a session that runs as `account` on the server. */
   gate(account: string, permit: Permit): (statement: Statement) => Verdict;
