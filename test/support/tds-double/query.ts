@@ -87,7 +87,10 @@ export function parseQuery(cursor: TokenCursor): Query {
   if (cursor.accept('OPTION')) parseAnything(cursor);
   if (others.length === 0) return first;
   return {
-    ...first,
+    into: first.into,
+    assigns: first.assigns,
+    assign: (scope) => first.assign(scope),
+    columns: (scope) => first.columns(scope),
     *rows(scope) {
       yield* first.rows(scope);
       for (const other of others) yield* other.rows(scope);

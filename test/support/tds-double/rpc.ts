@@ -133,17 +133,17 @@ const SYSTEM: Readonly<Record<string, SystemProcedure>> = {
     output.returnStatus(0);
     returnOutputs(values, variables, output, 2);
   },
-  sp_prepare: async ([, declaration, sql], state, output) => {
+  sp_prepare: async ([asked, declaration, sql], state, output) => {
     const handle = remember(state, text(sql!.value.value), text(declaration!.value.value));
     output.returnStatus(0);
-    output.returnValue(0, '', { type: INT, value: handle });
+    output.returnValue(0, asked!.name, { type: INT, value: handle });
   },
-  sp_prepexec: async ([, declaration, sql, ...values], state, output) => {
+  sp_prepexec: async ([asked, declaration, sql, ...values], state, output) => {
     const handle = remember(state, text(sql!.value.value), text(declaration!.value.value));
     const variables = named(values, text(declaration!.value.value));
     await runBatch(text(sql!.value.value), state, variables, output);
     output.returnStatus(0);
-    output.returnValue(0, '', { type: INT, value: handle });
+    output.returnValue(0, asked!.name, { type: INT, value: handle });
     returnOutputs(values, variables, output, 3);
   },
   sp_execute: async ([handle, ...values], state, output) => {
