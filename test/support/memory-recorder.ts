@@ -30,6 +30,7 @@ export interface RecordedStatement {
   sample: Statement['sample'];
   messages: string[] | null;
   returnStatus: number | null;
+  outputs: Statement['outputs'];
   bytesSent: number;
   bytesReceived: number;
   transaction: string;
@@ -179,6 +180,7 @@ function snapshot(statement: Statement, ended: boolean): RecordedStatement {
     sample: statement.sample,
     messages: statement.messages,
     returnStatus: statement.returnStatus,
+    outputs: statement.outputs,
     bytesSent: statement.bytesSent,
     bytesReceived: statement.bytesReceived,
     transaction: statement.transaction,
