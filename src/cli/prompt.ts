@@ -24,6 +24,8 @@ export function promptHidden(
   input.setRawMode(true);
   input.resume();
   let typed = '';
+  // A long paste comes in pieces that may end in the middle of a character.
+  const decoder = new TextDecoder();
   return new Promise((resolve, reject) => {
     const settle = (finish: () => void): void => {
       input.off('data', onData);
@@ -33,7 +35,7 @@ export function promptHidden(
       finish();
     };
     const onData = (chunk: Buffer): void => {
-      for (const character of chunk.toString('utf8')) {
+      for (const character of decoder.decode(chunk, { stream: true })) {
         if (character === '\r' || character === '\n' || character === '\u0004') {
           settle(() => resolve(typed));
           return;

@@ -89,7 +89,9 @@ describe('sallyport secrets', () => {
 });
 
 describe('the prompt', () => {
-  const ask = (typed: string): { answer: Promise<string>; shown: () => string } => {
+  const ask = (
+    typed: string | Buffer,
+  ): { answer: Promise<string>; shown: () => string; type: (more: Buffer) => void } => {
     const input = Object.assign(new PassThrough(), { setRawMode: () => input }) as unknown as ReadStream;
     const output = new PassThrough();
     let shown = '';
@@ -98,7 +100,7 @@ describe('the prompt', () => {
     });
     const answer = promptHidden('Value: ', input, output);
     (input as unknown as PassThrough).write(typed);
-    return { answer, shown: () => shown };
+    return { answer, shown: () => shown, type: (more) => (input as unknown as PassThrough).write(more) };
   };
 
   test('shows nothing of what is typed', async () => {
@@ -109,6 +111,9 @@ describe('the prompt', () => {
 
   test('knows backspace, Ctrl-U, a whole paste and Ctrl-C', async () => {
     expect(await ask('wrong\u0015ab\u007fpä\u007fé\n').answer).toBe('apé');
+    const { answer, type } = ask(Buffer.from([0x70, 0xc3]));
+    type(Buffer.from([0xa4, 0x0d]));
+    expect(await answer).toBe('pä');
     await expect(ask('x\u0003').answer).rejects.toBeInstanceOf(PromptCancelled);
   });
 });
