@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import mysql2 from 'mysql2/promise';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Refusal } from '../../../protocols/error.ts';
 import { mysql } from '../../../protocols/mysql/engine.ts';
@@ -9,11 +10,12 @@ import { ListenerAccess } from '../../../src/access/listener-access.ts';
 import { type Issued, makeAuthority } from '../../support/certificates.ts';
 import type { DatabaseServer } from '../../support/database.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
-import { mariadb11Missing, startMariadb } from '../../support/mariadb.ts';
+import { mariadb11Missing, mariadbClient, startMariadb } from '../../support/mariadb.ts';
 import { mysqlClient, mysqlMissing, mysqlTree, startMysql } from '../../support/mysql.ts';
 import {
   type Call,
   commandLine,
+  execute,
   type MysqlClient,
   mysqlClients,
   type Outcome,
@@ -225,6 +227,78 @@ for (const family of FAMILIES) {
       );
       const trusted = await runAll(withTls, { ...call, password: 'whatever' }, sealing);
       expect(sorted(trusted)).toEqual(sorted(new Map(sealing.map(({ name }) => [name, REFUSED]))));
+    });
+
+    testInFull('a client that would like to compress goes on without', async () => {
+      const uncompressed = [
+        ...(mysqlTree() === null
+          ? []
+          : [{ ...mysqlClient(), option: '--compression-algorithms=zlib,zstd,uncompressed' }]),
+        { ...mariadbClient('10'), option: '--compress' },
+      ];
+      const call = {
+        port: plain.port,
+        user: 'x',
+        password: null,
+        database: 'shop',
+        tls: 'default',
+        caFile,
+      } as const;
+      for (const { file, args, option } of uncompressed) {
+        const client = commandLine('compressing', { file, args: [...args, option] }, () => []);
+        expect(await client.run(call, QUERY)).toEqual(IN);
+      }
+      const connection = await mysql2.createConnection({
+        host: '127.0.0.1',
+        port: plain.port,
+        user: 'x',
+        database: 'shop',
+        compress: true,
+      });
+      expect((await connection.query({ sql: QUERY, rowsAsArray: true }))[0]).toEqual([[IN.text]]);
+      await connection.end();
+      if (mysqlTree() === null) return;
+      // Nothing but compression: this one cannot be served, and says why.
+      const only = commandLine(
+        'only zlib',
+        { ...mysqlClient(), args: [...mysqlClient().args, '--compression-algorithms=zlib'] },
+        () => [],
+      );
+      expect(await only.run(call, QUERY)).toEqual({ ok: false, text: expect.stringContaining('ERROR 2066') });
+    });
+
+    testInFull('through a Unix socket, with any password and with a token', async () => {
+      const socketPath = join(folder, `${family.flavor}.sock`);
+      const options = {
+        engine: mysql,
+        settings: { ...MYSQL_SETTINGS, flavor: family.flavor },
+        servers: [{ host: server.host, port: server.port }],
+        username: 'app',
+        password: SECRET,
+        serverTls: { mode: 'verify-full' as const, ca: server.ca, serverName: 'localhost' },
+        clientTls: { certificate: listener },
+        socketPath,
+      };
+      const lines = [
+        ...(mysqlTree() === null ? [] : [mysqlClient()]),
+        mariadbClient('10'),
+        ...(mariadb11Missing() ? [] : [mariadbClient('11')]),
+      ];
+      for (const [more, password] of [
+        [{}, 'whatever'],
+        [{ clientAuth: 'token' as const, access: new TokenAccess() }, TOKEN],
+      ] as const) {
+        const gateway = await startTestGateway({ ...options, ...more });
+        try {
+          for (const { file, args } of lines) {
+            const how = ['--protocol=SOCKET', `--socket=${socketPath}`, '--user=x', `--password=${password}`];
+            const what = ['--skip-column-names', '--batch', `--execute=${QUERY}`, 'shop'];
+            expect(await execute(file, [...args, ...how, ...what]), file).toEqual(IN);
+          }
+        } finally {
+          await gateway.close();
+        }
+      }
     });
 
     const bareCli = mysqlTree() !== null && family.flavor === 'mariadb' ? testInFull : nothing;
