@@ -18,10 +18,9 @@ import { EventLoopLag } from './lib/event-loop-lag.ts';
 import type { Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { makeResolver } from './providers.ts';
-import { type Journal, openJournal } from './recording/journal.ts';
-import { loadRecordingKeys } from './recording/keys.ts';
+import type { Journal } from './recording/journal.ts';
 import type { Recorder } from './recording/recorder.ts';
-import { Sealing } from './recording/sealing.ts';
+import { Recording } from './recording/setup.ts';
 import type { SecretResolver } from './secrets/resolver.ts';
 
 /** How often providers that were down are asked again, so that readiness comes back by itself. */
@@ -52,7 +51,7 @@ export class App implements HealthSource {
   readonly metrics: Metrics;
   readonly journal: Journal;
   readonly access: AccessControl;
-  readonly #sealing: Sealing;
+  readonly #recording: Recording;
   #config: Config;
   #resolver: SecretResolver;
   /** Of former configurations: sessions that began with them may still hold their leases. */
@@ -65,19 +64,13 @@ export class App implements HealthSource {
   #targets: ReadonlyMap<string, Target> = new Map();
 
   /** Use `App.start`. */
-  private constructor(
-    config: Config,
-    log: Log,
-    metrics: Metrics,
-    journal: Journal,
-    sealing: Sealing,
-    recorder: Recorder,
-  ) {
+  private constructor(config: Config, log: Log, metrics: Metrics, recording: Recording, recorder: Recorder) {
+    const { journal } = recording;
     this.#config = config;
     this.#log = log;
     this.metrics = metrics;
     this.journal = journal;
-    this.#sealing = sealing;
+    this.#recording = recording;
     this.#resolver = makeResolver(config, log, metrics);
     this.access = new AccessControl(config, {
       audit: (event) => journal.audit(event),
@@ -104,35 +97,8 @@ export class App implements HealthSource {
   static async start(loaded: LoadedConfig, log: Log, parts: AppParts = {}): Promise<App> {
     const { config } = loaded;
     const metrics = new Metrics();
-    const keys = await loadRecordingKeys(config.gateway.data_dir, config.recording.recipients);
-    const journal = await openJournal({
-      dataDir: config.gateway.data_dir,
-      gateway: config.gateway.name,
-      keys,
-      durability: config.recording.durability,
-      onFailure: config.recording.on_failure,
-      metrics,
-      log,
-    });
-    const sealing = new Sealing(
-      {
-        dataDir: config.gateway.data_dir,
-        gateway: config.gateway.name,
-        boot: journal.boot,
-        bootKey: journal.bootKey,
-        recipients: keys.recipients,
-        identities: keys.identities,
-        store: config.recording.store,
-        // Texts in the clear would show on a disk that is to show nothing: only where the key lies there anyway.
-        index: keys.identities.length > 0 ? 'statements' : 'sessions',
-      },
-      log,
-      (status) => {
-        metrics.recordingSpoolBytes.set(status.spoolBytes);
-        metrics.recordingSpoolParts.set(status.spoolFiles);
-      },
-    );
-    const app = new App(config, log, metrics, journal, sealing, parts.recorder ?? journal);
+    const recording = await Recording.start(config, metrics, log);
+    const app = new App(config, log, metrics, recording, parts.recorder ?? recording.journal);
     try {
       await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       app.#doors = await app.#makeDoors();
@@ -194,6 +160,7 @@ export class App implements HealthSource {
       throw error;
     }
     if (!keepsProviders) this.#formerResolvers.push(former.resolver);
+    this.#recording.reload(config);
     this.#audit('configuration_reloaded');
   }
 
@@ -206,8 +173,7 @@ export class App implements HealthSource {
     await this.#http?.close();
     for (const resolver of [this.#resolver, ...this.#formerResolvers]) await resolver.close();
     this.#audit('gateway_stopped');
-    await this.journal.close();
-    await this.#sealing.finish(SEALING_MS_MAX);
+    await this.#recording.close(SEALING_MS_MAX);
   }
 
   health(): Health {
@@ -219,11 +185,7 @@ export class App implements HealthSource {
       },
       { name: 'journal', ready: this.journal.failed === null, detail: this.journal.failed?.message ?? null },
       // A store that is away is a warning: recordings wait on disk.
-      {
-        name: 'recordings',
-        ready: true,
-        detail: this.#sealing.status.error ?? this.#sealing.status.storeError,
-      },
+      { name: 'recordings', ready: true, detail: this.#recording.warning },
     ];
     for (const { provider, state, error } of this.#resolver.health())
       parts.push({ name: `secrets.${provider}`, ready: state !== 'down', detail: error });

@@ -19,6 +19,9 @@ export function resolvePaths(config: Config, directory: string): Config {
     recording: {
       ...config.recording,
       store: store.type === 'directory' ? { ...store, path: at(store.path) } : store,
+      ...(config.recording.recovery_identity === undefined
+        ? {}
+        : { recovery_identity: at(config.recording.recovery_identity) }),
     },
     resources: mapValues(config.resources, (resource) => resourcePaths(resource, at)),
     listeners: config.listeners.map((listener) => listener && listenerPaths(listener, at)),

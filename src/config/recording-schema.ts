@@ -9,9 +9,14 @@ const directoryStore = z.strictObject({
 });
 
 const s3Store = z.strictObject({
-  type: z.literal('s3').describe('An S3-compatible bucket. Credentials come from the AWS chain: environment, profile, role.'),
+  type: z
+    .literal('s3')
+    .describe('An S3-compatible bucket. Credentials come from the AWS chain: environment, profile, role.'),
   bucket: z.string().min(3).describe('Its name.'),
-  prefix: z.string().default('').describe('What the keys of recordings begin with, for example `sallyport/`.'),
+  prefix: z
+    .string()
+    .default('')
+    .describe('What the keys of recordings begin with, for example `sallyport/`.'),
   region: z.string().optional().describe('Default: that of the AWS chain.'),
   endpoint: z
     .url({ protocol: /^https?$/ })
@@ -23,7 +28,9 @@ const s3Store = z.strictObject({
     .describe('Put the bucket into the path and not into the host name. Default: where `endpoint` is set.'),
   object_lock: z
     .strictObject({
-      mode: z.enum(['governance', 'compliance']).describe('Who may shorten it: those with a permission, or nobody.'),
+      mode: z
+        .enum(['governance', 'compliance'])
+        .describe('Who may shorten it: those with a permission, or nobody.'),
       period: duration.describe('How long after storing nobody can delete or replace a recording.'),
     })
     .optional()
@@ -42,7 +49,10 @@ export const recordingSchema = z
       .enum(['refuse', 'continue'])
       .default('refuse')
       .describe('When the journal cannot be written: end sessions, or go on and leave a gap on record.'),
-    parameters: z.boolean().default(true).describe('Record bound parameters, where a resource says nothing else.'),
+    parameters: z
+      .boolean()
+      .default(true)
+      .describe('Record bound parameters, where a resource says nothing else.'),
     recipients: z
       .array(z.string())
       .default([])
@@ -90,7 +100,10 @@ const mask = z
       .optional()
       .describe('A regular expression (of JavaScript) that is masked within literals and parameters.'),
   })
-  .refine(({ columns, pattern }) => (columns === undefined) !== (pattern === undefined), 'write `columns` or `pattern`')
+  .refine(
+    ({ columns, pattern }) => (columns === undefined) !== (pattern === undefined),
+    'write `columns` or `pattern`',
+  )
   .refine(({ pattern }) => pattern === undefined || isPattern(pattern), {
     path: ['pattern'],
     message: 'is no regular expression of JavaScript',
@@ -111,7 +124,9 @@ export const resourceRecordingSchema = z
     parameters: z
       .enum(['on', 'off', 'masked'])
       .optional()
-      .describe('Bound parameters: with values, not at all, or names and types alone. Default: as `recording.parameters`.'),
+      .describe(
+        'Bound parameters: with values, not at all, or names and types alone. Default: as `recording.parameters`.',
+      ),
     columns: z.boolean().default(true).describe('Record the column names of results.'),
     sample_rows: z
       .int()
@@ -125,8 +140,13 @@ export const resourceRecordingSchema = z
       .describe('What is masked before anything is written. Credentials in statements are masked always.'),
     retention: duration
       .optional()
-      .describe('Recordings are deleted this long after their session ended. Default: as `recording.retention`.'),
-    legal_hold: z.boolean().default(false).describe('Keep all recordings of this resource until this is off again.'),
+      .describe(
+        'Recordings are deleted this long after their session ended. Default: as `recording.retention`.',
+      ),
+    legal_hold: z
+      .boolean()
+      .default(false)
+      .describe('Keep all recordings of this resource until this is off again.'),
   })
   .prefault({})
   .describe('What is recorded of sessions on this resource.');

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { apiSchema, certificateSchema, oidcSchema, ruleSchema, userSchema } from './access-schema.ts';
+import { recordingSchema, resourceRecordingSchema } from './recording-schema.ts';
 import { duration, listenAddress, secretReference } from './values.ts';
 
 /**
@@ -94,6 +95,7 @@ const resourceCommon = {
     .boolean()
     .default(false)
     .describe("Let statements through that change the launch account's own password."),
+  recording: resourceRecordingSchema,
 };
 
 const postgres = z.strictObject({
@@ -420,33 +422,7 @@ export const configSchema = z.strictObject({
     .record(z.string().regex(/^[a-z][a-z0-9_-]*$/), providerSchema)
     .default({})
     .describe('Secret providers by name.'),
-  recording: z
-    .strictObject({
-      durability: z
-        .enum(['flushed', 'synced', 'buffered'])
-        .default('flushed')
-        .describe(
-          'When a statement may go to the database: `flushed`, its start was handed to the operating system; `synced`, it is on disk; `buffered`, within 100 ms.',
-        ),
-      on_failure: z
-        .enum(['refuse', 'continue'])
-        .default('refuse')
-        .describe('When the journal cannot be written: end sessions, or go on and leave a gap on record.'),
-      parameters: z.boolean().default(true).describe('Record bound parameters.'),
-      recipients: z
-        .array(z.string())
-        .default([])
-        .describe('age recipients that may read recordings. Default: a key made in `data_dir`.'),
-      store: z
-        .discriminatedUnion('type', [
-          z.strictObject({
-            type: z.literal('directory'),
-            path: z.string().describe('Folder of sealed recordings.'),
-          }),
-        ])
-        .prefault({ type: 'directory', path: './var/recordings' }),
-    })
-    .prefault({}),
+  recording: recordingSchema,
   resources: z
     .record(z.string().regex(/^[a-zA-Z][a-zA-Z0-9_.-]*$/), resourceSchema)
     .describe('Databases by name.'),

@@ -59,7 +59,7 @@ export async function makeTarget(
       connectTimeoutMs: limits.connect_timeout,
       handshakeTimeoutMs: limits.handshake_timeout,
     },
-    observe: observeOptions(parts.recording),
+    observe: observeOptions(parts.recording, config.recording),
     credentials: (why, signal) => parts.resolver.credentials(config.launch_credentials, why, signal),
     gate: (account, permit) =>
       statementGate({
@@ -71,8 +71,12 @@ export async function makeTarget(
   };
 }
 
-function observeOptions(recording: Config['recording']): ObserveOptions {
-  return { parameters: recording.parameters, sampleRows: 0, columns: true };
+function observeOptions(global: Config['recording'], own: ResourceConfig['recording']): ObserveOptions {
+  return {
+    parameters: own.parameters === undefined ? global.parameters : own.parameters !== 'off',
+    sampleRows: own.sample_rows,
+    columns: own.columns,
+  };
 }
 
 function addressesOf(config: ResourceConfig): Address[] {

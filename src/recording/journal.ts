@@ -79,12 +79,23 @@ export interface JournalClock {
   monotonic(): number;
 }
 
-/** Takes secrets out of statements before anything is written. Null where nothing has to go. */
+/** Takes secrets out of statements before anything is written. */
 export interface Masker {
-  text(session: SessionStart, text: string): string | null;
+  /** What is to be recorded instead of a statement's text and parameters; null where nothing has to go. */
+  statement(session: SessionStart, statement: Statement): MaskedStatement | null;
+  /** Masks what has come back, in the statement itself. `secrets` are what went from its text. */
+  outcome(session: SessionStart, statement: Statement, secrets: readonly string[]): void;
+  /** For parameters that were not known at the start; null where nothing has to go. */
   parameters(session: SessionStart, statement: Statement): Parameter[] | null;
-  note?(session: SessionStart, note: Note): Note | null;
 }
+
+export interface MaskedStatement {
+  readonly text: string | null;
+  readonly parameters: Parameter[] | null;
+  readonly secrets: readonly string[];
+}
+
+const NO_SECRETS: readonly string[] = [];
 
 const SYSTEM_CLOCK: JournalClock = { wall: () => Date.now(), monotonic: () => performance.now() };
 
@@ -139,6 +150,7 @@ export class Journal implements Recorder {
   #sync: SyncState = { running: false, waiters: [], promises: [], retired: [], since: null };
   #oldestAt: number | null = null;
   #failed: Error | null = null;
+  #blocked: Error | null = null;
   #failedAt = 0;
   #retry: NodeJS.Timeout | null = null;
   #lost = { events: 0, from: 0, to: 0, sessions: new Set<string>() };
@@ -175,7 +187,22 @@ export class Journal implements Recorder {
   }
 
   get failed(): Error | null {
-    return this.#failed;
+    return this.#failed ?? this.#blocked;
+  }
+
+  /** Why no session may be recorded although the journal itself can be written; null where there is no reason. */
+  get blocked(): Error | null {
+    return this.#blocked;
+  }
+
+  /** Acts as when the journal failed, while what is appended is still written. Under `continue`, it is only told. */
+  block(reason: Error): void {
+    this.#blocked = reason;
+    for (const listener of this.#listeners) listener(reason);
+  }
+
+  unblock(): void {
+    this.#blocked = null;
   }
 
   /** Where the next batch will begin. Null while nothing can be written. */
@@ -190,8 +217,8 @@ export class Journal implements Recorder {
   }
 
   session(start: SessionStart): SessionRecord {
-    if (this.#failed !== null && this.#options.onFailure === 'refuse')
-      throw new RecordingError('the journal cannot be written', { cause: this.#failed });
+    if (this.failed !== null && this.#options.onFailure === 'refuse')
+      throw new RecordingError('the journal cannot be written', { cause: this.failed });
     if (this.#closed) throw new RecordingError('the journal is closed');
     if (!/^[\x21-\x7e]{26}$/.test(start.session)) throw new RecordingError('a session id has 26 characters');
     this.#sessions.add(start.session);
@@ -615,6 +642,8 @@ class JournalSession implements SessionRecord {
   readonly #start: SessionStart;
   readonly #bytes: Buffer;
   readonly #masker: Masker | null;
+  /** What went from the texts of running statements. */
+  readonly #secrets = new Map<number, readonly string[]>();
   #seq = 0;
   #closed = false;
 
@@ -631,20 +660,22 @@ class JournalSession implements SessionRecord {
     statement.seq = this.#seq;
     let { text, parameters } = statement;
     statement.recordedParameters = parameters?.length ?? 0;
-    let masked = false;
-    if (this.#masker !== null) {
-      const maskedText = text === null ? null : this.#masker.text(this.#start, text);
-      const maskedParameters = parameters === null ? null : this.#masker.parameters(this.#start, statement);
-      masked = maskedText !== null || maskedParameters !== null;
-      text = maskedText ?? text;
-      parameters = maskedParameters ?? parameters;
+    const masked = this.#masker?.statement(this.#start, statement) ?? null;
+    if (masked !== null) {
+      text = masked.text;
+      parameters = masked.parameters;
+      if (masked.secrets.length > 0) this.#secrets.set(statement.seq, masked.secrets);
     }
-    statement.masked = masked;
-    this.#journal.begin(this.#bytes, statement, text, parameters, masked, this.id);
+    statement.masked = masked !== null;
+    this.#journal.begin(this.#bytes, statement, text, parameters, statement.masked, this.id);
   }
 
   end(statement: Statement): void {
     let parameters: Parameter[] | null = null;
+    if (this.#masker !== null) {
+      this.#masker.outcome(this.#start, statement, this.#secrets.get(statement.seq) ?? NO_SECRETS);
+      this.#secrets.delete(statement.seq);
+    }
     if ((statement.parameters?.length ?? 0) !== statement.recordedParameters) {
       parameters = statement.parameters;
       if (this.#masker !== null) parameters = this.#masker.parameters(this.#start, statement) ?? parameters;
@@ -653,8 +684,7 @@ class JournalSession implements SessionRecord {
   }
 
   note(note: Note): void {
-    const kept = this.#masker?.note?.(this.#start, note) ?? note;
-    this.#journal.append(noteEvent(this.id, this.#seq, kept, this.#journal.now()), this.id);
+    this.#journal.append(noteEvent(this.id, this.#seq, note, this.#journal.now()), this.id);
   }
 
   close(end: SessionEnd): void {

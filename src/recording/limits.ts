@@ -54,9 +54,12 @@ export const RECORDING_TRAILER_BYTES_MAX = 1024 * 1024;
 /** How often the sealer looks for new events. */
 export const SEALER_POLL_MS = 250;
 
-/** Sealed parts that wait for the store, unless configured otherwise. */
-export const SPOOL_BYTES_MAX = 10 * 1024 * 1024 * 1024;
-
 /** Pauses between attempts at a store that is away. */
 export const STORE_RETRY_MS_MIN = 1_000;
 export const STORE_RETRY_MS_MAX = 60_000;
+
+/** How often recordings whose time is over are looked for. */
+export const RETENTION_ROUND_MS = 10 * 60_000;
+
+/** Parts of a multipart upload: S3 takes none smaller than 5 MiB but the last. */
+export const S3_PART_BYTES = 8 * 1024 * 1024;

@@ -1,12 +1,15 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Config } from '../config/schema.ts';
 import type { RecordingIndex } from '../store/recording-index.ts';
 import { SqliteRecordingIndex } from '../store/recording-index.ts';
 import { Indexer } from './indexer.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { loadSigningKey } from './keys.ts';
-import { SEALER_POLL_MS, STORE_RETRY_MS_MIN } from './limits.ts';
+import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN } from './limits.ts';
+import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
+import { applyRetention, type Retention, retains } from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
 import type { RecordingStore } from './store/store.ts';
@@ -25,9 +28,10 @@ export interface PipelineOptions {
   /** `statements` keeps their texts in the clear; `off` keeps nothing. */
   readonly index: 'statements' | 'sessions' | 'off';
   readonly sealMs?: number;
+  readonly retention?: Retention;
 }
 
-export type StoreOptions = { readonly type: 'directory'; readonly path: string };
+export type StoreOptions = Config['recording']['store'];
 
 /** What the gateway's metrics and readiness say of it. */
 export interface PipelineStatus {
@@ -49,7 +53,9 @@ export const INDEX_FILE = 'recordings.sqlite';
 export const STORE_FILE = 'store.json';
 
 export async function makeStore(options: StoreOptions): Promise<RecordingStore> {
-  return new DirectoryStore(options.path);
+  if (options.type === 'directory') return new DirectoryStore(options.path);
+  const { S3Store } = await import('./store/s3.ts');
+  return S3Store.open(options);
 }
 
 /** Sealing, storing and indexing, as one loop. Runs wherever it is made: in the gateway, in a thread of its own. */
@@ -57,6 +63,8 @@ export class Pipeline {
   readonly #options: PipelineOptions;
   readonly #log: SealerLog;
   readonly #store: RecordingStore;
+  readonly #audit: (event: AuditEvent) => void;
+  #retainAfter = 0;
   readonly #uploader: Uploader;
   readonly #index: RecordingIndex | null;
   readonly #indexer: Indexer | null;
@@ -73,11 +81,23 @@ export class Pipeline {
   #stopped = false;
 
   /** `resumed`: a former pipeline of this boot may have sealed some of it already. */
-  static async make(options: PipelineOptions, log: SealerLog, resumed: boolean): Promise<Pipeline> {
-    return new Pipeline(options, log, await makeStore(options.store), resumed);
+  static async make(
+    options: PipelineOptions,
+    log: SealerLog,
+    resumed: boolean,
+    audit: (event: AuditEvent) => void = () => {},
+  ): Promise<Pipeline> {
+    return new Pipeline(options, log, await makeStore(options.store), resumed, audit);
   }
 
-  private constructor(options: PipelineOptions, log: SealerLog, store: RecordingStore, resumed: boolean) {
+  private constructor(
+    options: PipelineOptions,
+    log: SealerLog,
+    store: RecordingStore,
+    resumed: boolean,
+    audit: (event: AuditEvent) => void,
+  ) {
+    this.#audit = audit;
     const { dataDir, gateway, recipients } = options;
     const spoolDirectory = join(dataDir, SPOOL_DIRECTORY);
     this.#options = options;
@@ -167,12 +187,22 @@ export class Pipeline {
       this.#eventsRead += await this.#sealer.poll();
       this.#indexer?.flush();
       await this.#uploader.run();
+      await this.#retain();
       this.#error = null;
     } catch (error) {
       const text = (error as Error).message;
       if (this.#error !== text) this.#log.error({ error: text }, 'recordings cannot be sealed');
       this.#error = text;
     }
+  }
+
+  async #retain(): Promise<void> {
+    const { retention } = this.#options;
+    if (retention === undefined || this.#index === null || !retains(retention)) return;
+    const now = Date.now();
+    if (now < this.#retainAfter) return;
+    this.#retainAfter = now + RETENTION_ROUND_MS;
+    await applyRetention(retention, this.#index, this.#store, this.#audit, now);
   }
 
   /** Waits for the store, whose parts say what was sealed before; the journal keeps what is not. */

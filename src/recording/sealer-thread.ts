@@ -12,7 +12,7 @@ const log = {
   error: (fields: object, message: string) => tell({ kind: 'log', level: 'error', fields, message }),
 };
 
-const pipeline = await Pipeline.make(options, log, resumed);
+const pipeline = await Pipeline.make(options, log, resumed, (event) => tell({ kind: 'audit', event }));
 pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
 

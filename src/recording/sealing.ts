@@ -1,6 +1,7 @@
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { PipelineOptions, PipelineStatus } from './pipeline.ts';
+import type { AuditEvent } from './recorder.ts';
 
 export type ToThread = { readonly kind: 'finish' };
 export type FromThread =
@@ -11,6 +12,7 @@ export type FromThread =
       readonly fields: object;
       readonly message: string;
     }
+  | { readonly kind: 'audit'; readonly event: AuditEvent }
   | { readonly kind: 'finished' };
 
 export interface SealingLog {
@@ -39,20 +41,23 @@ export class Sealing {
   readonly #options: PipelineOptions;
   readonly #log: SealingLog;
   readonly #reported: (status: PipelineStatus) => void;
+  readonly #audit: (event: AuditEvent) => void;
   #worker: Worker | null = null;
   #status: PipelineStatus = IDLE;
   #restart: NodeJS.Timeout | null = null;
   #finishing: { resolve: () => void; deadline: NodeJS.Timeout } | null = null;
 
-  /** `reported` hears the status once a second. */
+  /** `reported` hears the status once a second; `audit` what the thread did that belongs on record. */
   constructor(
     options: PipelineOptions,
     log: SealingLog,
     reported: (status: PipelineStatus) => void = () => {},
+    audit: (event: AuditEvent) => void = () => {},
   ) {
     this.#options = options;
     this.#log = log;
     this.#reported = reported;
+    this.#audit = audit;
     this.#start(false);
   }
 
@@ -90,6 +95,7 @@ export class Sealing {
 
   #message(message: FromThread): void {
     if (message.kind === 'log') this.#log[message.level](message.fields, message.message);
+    else if (message.kind === 'audit') this.#audit(message.event);
     else if (message.kind === 'finished') this.#finishing?.resolve();
     else {
       this.#status = message.status;

@@ -14,6 +14,8 @@ export interface RecordingIndex {
   sessions(filter: SessionFilter): SessionRow[];
   session(id: string): SessionRow | null;
   search(filter: StatementFilter): StatementRow[];
+  /** Sessions not under legal hold that ended before `time`, the oldest first. */
+  endedBefore(time: number, limit: number): SessionRow[];
   /** Sets or lifts the legal hold of a session; false when it is not in the index. */
   hold(session: string, held: boolean): boolean;
   remove(session: string): void;
@@ -119,6 +121,7 @@ const SCHEMA = `
     parts INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0
   ) STRICT;
   CREATE INDEX IF NOT EXISTS sessions_by_start ON sessions (started_at);
+  CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (ended_at) WHERE held = 0;
   CREATE INDEX IF NOT EXISTS sessions_by_principal ON sessions (principal, started_at);
   CREATE INDEX IF NOT EXISTS sessions_by_resource ON sessions (resource, started_at);
   CREATE TABLE IF NOT EXISTS statements (
@@ -187,6 +190,11 @@ export class SqliteRecordingIndex implements RecordingIndex {
         effects: wordsOf(effects),
       };
     });
+  }
+
+  endedBefore(time: number, limit: number): SessionRow[] {
+    const sql = 'SELECT * FROM sessions WHERE ended_at < ? AND held = 0 ORDER BY ended_at LIMIT ?';
+    return this.#all(sql, [time, limit]) as unknown as SessionRow[];
   }
 
   hold(session: string, held: boolean): boolean {

@@ -1,0 +1,70 @@
+import type { RecordingIndex, SessionRow } from '../store/recording-index.ts';
+import type { AuditEvent } from './recorder.ts';
+import { type RecordingStore, StoreError, sessionPrefix } from './store/store.ts';
+
+/** How long recordings stay, by resource. */
+export interface Retention {
+  /** Null: for ever. */
+  readonly defaultMs: number | null;
+  readonly byResource: Readonly<Record<string, number>>;
+  /** Resources under legal hold: nothing of them is deleted. */
+  readonly held: readonly string[];
+}
+
+/** Sessions looked at in one round. */
+const ROUND_MAX = 500;
+
+export function retains(retention: Retention): boolean {
+  return retention.defaultMs !== null || Object.keys(retention.byResource).length > 0;
+}
+
+/**
+ * Deletes the recordings whose time is over, from the store and the index, and puts each deletion on record by `audit`.
+ * What is under legal hold, by session or by resource, stays; what the store itself holds (object lock) stays until the
+ * store lets it go. Gives the number of sessions deleted.
+ */
+export async function applyRetention(
+  retention: Retention,
+  index: RecordingIndex,
+  store: RecordingStore,
+  audit: (event: AuditEvent) => void,
+  now: number,
+): Promise<number> {
+  let deleted = 0;
+  for (const session of overdue(retention, index, now)) {
+    try {
+      let bytes = 0;
+      for (const { key, size } of await store.list(sessionPrefix(session.id))) {
+        await store.delete(key);
+        bytes += size;
+      }
+      index.remove(session.id);
+      deleted += 1;
+      audit({
+        action: 'recording_deleted',
+        principal: session.principal,
+        resource: session.resource,
+        clientAddress: null,
+        reason: 'retention',
+        detail: { session: session.id, bytes },
+      });
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.code !== 'held') throw error;
+    }
+  }
+  return deleted;
+}
+
+function* overdue(retention: Retention, index: RecordingIndex, now: number): Generator<SessionRow> {
+  const periods = [retention.defaultMs, ...Object.values(retention.byResource)].filter(
+    (period) => period !== null,
+  );
+  const shortest = Math.min(...periods);
+  if (!Number.isFinite(shortest)) return;
+  // The index lists the latest first: the oldest are its last pages, and those that stay must not hide the others.
+  for (const session of index.endedBefore(now - shortest, ROUND_MAX)) {
+    if (session.held === 1 || retention.held.includes(session.resource)) continue;
+    const period = retention.byResource[session.resource] ?? retention.defaultMs;
+    if (period !== null && session.ended_at !== null && session.ended_at < now - period) yield session;
+  }
+}
