@@ -13,8 +13,9 @@ import type {
   ServerFacts,
 } from '../../protocols/engine.ts';
 import { ProtocolError, Refusal } from '../../protocols/error.ts';
-import type { Statement } from '../../protocols/statement.ts';
+import { STATEMENT_STATUSES, type Statement, type StatementStatus } from '../../protocols/statement.ts';
 import type { Visitor } from '../access/access.ts';
+import type { Metrics } from '../metrics.ts';
 import type { CloseReason, SessionRecord } from '../recording/recorder.ts';
 import { SecretError } from '../secrets/provider.ts';
 import type { Cancellable } from './cancels.ts';
@@ -22,6 +23,7 @@ import { StreamChannel } from './channel.ts';
 import type { GatewayContext } from './gateway.ts';
 import { INTERRUPT_MS_MAX, KEEP_ALIVE_MS } from './limits.ts';
 import { Relay, type RelayEnd } from './relay.ts';
+import type { SessionSummary, SessionWatcher } from './summary.ts';
 import { type Door, onlyTarget, type Target } from './target.ts';
 
 /** One client connection: its handshake, then its session, from the accepted socket to the last event. */
@@ -48,7 +50,7 @@ export class Connection implements Entry, Cancellable {
   #permit: Permit | null = null;
   #reserved = false;
   #idleSince = 0;
-  /** Credentials that were leased for this connection, to be given back at its end. */
+  readonly #watchers = new Set<SessionWatcher>();
 
   /** `done` is called once, when nothing of this connection is left. */
   constructor(
@@ -84,21 +86,33 @@ export class Connection implements Entry, Cancellable {
   }
 
   /** The open session, once there is one: who, on what, since when. */
-  get summary(): {
-    session: string;
-    principal: string;
-    resource: string;
-    startedAt: number;
-    databaseUser: string;
-  } | null {
-    if (this.#session === null) return null;
+  get summary(): SessionSummary | null {
+    const session = this.#session;
+    const relay = this.#relay;
+    if (session === null || relay === null) return null;
     return {
       session: this.id,
-      principal: this.#session.permit.principal,
+      principal: session.permit.principal,
       resource: this.#labels.resource,
+      engine: this.#labels.engine,
       startedAt: this.startedAt,
-      databaseUser: this.#session.facts.databaseUser,
+      clientAddress: addressText(this.client.remote),
+      clientProgram: this.#claim?.program ?? null,
+      databaseUser: session.facts.databaseUser,
+      database: session.facts.database,
+      serverSession: session.facts.serverSession,
+      launch: this.launch,
+      busy: relay.observer.busy,
+      transaction: relay.observer.transaction,
+      bytesSent: relay.bytesSent,
+      bytesReceived: relay.bytesReceived,
     };
+  }
+
+  /** Tells `watcher` of every statement from now on; the function returned ends that. */
+  watch(watcher: SessionWatcher): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
   }
 
   /** Signs both sides in and starts the session. Never rejects: what went wrong is told, logged and counted here. */
@@ -363,12 +377,17 @@ export class Connection implements Entry, Cancellable {
       },
       'session opened',
     );
+    const counts = statementCounters(context.metrics, labels);
     const relay = new Relay(client.stream, upstream.stream, session, this.#theTarget.observe, {
       record,
       recorder: context.recorder,
       decide,
+      statementBegan: (statement: Statement) => {
+        for (const watcher of this.#watchers) watcher.began(statement);
+      },
       statementEnded: (statement: Statement) => {
-        context.metrics.statementsTotal.inc({ ...labels, status: statement.status });
+        counts[statement.status].inc();
+        for (const watcher of this.#watchers) watcher.ended(statement);
       },
       refused: (statement: Statement) => {
         context.metrics.refusalsTotal.inc(labels);
@@ -395,6 +414,8 @@ export class Connection implements Entry, Cancellable {
   }
 
   #closed(end: RelayEnd): void {
+    for (const watcher of this.#watchers) watcher.closed();
+    this.#watchers.clear();
     const { metrics, log, now } = this.#context;
     metrics.sessionsOpen.dec(this.#labels);
     metrics.sessionsTotal.inc({ ...this.#labels, reason: end.reason });
@@ -542,6 +563,17 @@ export class Connection implements Entry, Cancellable {
       });
     });
   }
+}
+
+/** One counter a status, looked up once: prom-client hashes the labels at each look-up. */
+function statementCounters(
+  metrics: Metrics,
+  labels: { resource: string; engine: string },
+): Record<StatementStatus, { inc(): void }> {
+  const counters = STATEMENT_STATUSES.map(
+    (status) => [status, metrics.statementsTotal.labels({ ...labels, status })] as const,
+  );
+  return Object.fromEntries(counters) as Record<StatementStatus, { inc(): void }>;
 }
 
 function closeReasonOf(error: unknown): CloseReason {

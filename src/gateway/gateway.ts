@@ -184,14 +184,19 @@ export class Gateway implements GatewayContext {
     for (const connection of this.#connections) connection.end(refusal, reason);
   }
 
-  /** Ends one session; false when there is none with this id. */
-  kill(session: string, refusal: Refusal, reason: CloseReason): boolean {
+  /** The open session with this id, or null. */
+  session(id: string): Connection | null {
     for (const connection of this.#connections) {
-      if (connection.id !== session || connection.summary === null) continue;
-      connection.end(refusal, reason);
-      return true;
+      if (connection.id === id && connection.summary !== null) return connection;
     }
-    return false;
+    return null;
+  }
+
+  /** Ends one session; false when there is none with this id. */
+  kill(id: string, refusal: Refusal, reason: CloseReason): boolean {
+    const connection = this.session(id);
+    connection?.end(refusal, reason);
+    return connection !== null;
   }
 
   // GatewayContext

@@ -11,6 +11,7 @@ export interface RelayPort {
   readonly recorder: Recorder;
   /** The gate: may this statement go to the server? */
   decide(statement: Statement): Verdict;
+  statementBegan(statement: Statement): void;
   statementEnded(statement: Statement): void;
   refused(statement: Statement): void;
   noted(note: Note): void;
@@ -105,6 +106,14 @@ export class Relay implements Sink, Waiter {
     return touched;
   }
 
+  get bytesSent(): number {
+    return this.#bytesSent;
+  }
+
+  get bytesReceived(): number {
+    return this.#bytesReceived;
+  }
+
   /** How often the session has become idle: the same number twice means that the same work is still running. */
   get idles(): number {
     return this.#idles;
@@ -151,6 +160,7 @@ export class Relay implements Sink, Waiter {
 
   begin(statement: Statement): void {
     this.#port.record.begin(statement);
+    this.#port.statementBegan(statement);
     this.#uncommitted = true;
   }
 
