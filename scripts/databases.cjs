@@ -11,7 +11,15 @@
 // Exits with 0 even when MySQL cannot be had (unstable can be uninstallable for days): the tests that need it say so.
 
 const { execFileSync } = require('node:child_process');
-const { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } = require('node:fs');
+const {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} = require('node:fs');
 const { join, resolve } = require('node:path');
 
 const SERVERS = resolve(__dirname, '..', 'var', 'servers');
@@ -87,33 +95,41 @@ function fetchTree(tree, root) {
   }
   if (!existsSync(join(unpacked, tree.program))) throw new Error(`the packages hold no ${tree.program}`);
   rmSync(root, { recursive: true, force: true });
+  // Data directories that an older release made are no good to this one.
+  rmSync(join(SERVERS, 'data', tree.name), { recursive: true, force: true });
   renameSync(unpacked, root);
 }
 
 /** The same mirror as the host's; unstable in place of its release where a suite is named. */
 function sources(suite) {
-  const targets = execFileSync(
-    'apt-get',
-    [
-      'indextargets',
-      '--format',
-      '$(REPO_URI) $(SUITE) $(CODENAME) $(RELEASE) $(ORIGIN)',
-      'Created-By: Packages',
-    ],
-    { encoding: 'utf8' },
-  );
-  const debian = targets
-    .split('\n')
-    .map((line) => line.split(' '))
-    .filter((fields) => fields[4] === 'Debian' || /\/debian(-security)?\/$/.test(fields[0]));
+  const debian = hostSources().filter(({ uri }) => /\/debian(-security)?\/?$/.test(uri));
   if (debian.length === 0) throw new Error('the package sources of this machine name no Debian mirror');
   const signed = `[signed-by=${KEYRING}]`;
   if (suite !== null) {
-    const main = debian.find((fields) => !/security/.test(fields[0])) ?? debian[0];
-    return `deb ${signed} ${main[0]} ${suite} main\n`;
+    const main = debian.find(({ uri }) => !/security/.test(uri)) ?? debian[0];
+    return `deb ${signed} ${main.uri} ${suite} main\n`;
   }
-  const lines = new Set(debian.map((fields) => `deb ${signed} ${fields[0]} ${fields[3]} main\n`));
+  const lines = new Set(debian.map(({ uri, release }) => `deb ${signed} ${uri} ${release} main\n`));
   return [...lines].join('');
+}
+
+/** What the host's own source files name, in the one-line form and in stanzas. */
+function hostSources() {
+  const folder = '/etc/apt/sources.list.d';
+  const files = existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];
+  const found = [];
+  for (const file of ['/etc/apt/sources.list', ...files]) {
+    if (!existsSync(file)) continue;
+    const text = readFileSync(file, 'utf8');
+    for (const [, uri, release] of text.matchAll(/^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)/gm))
+      found.push({ uri, release });
+    for (const stanza of text.split(/\n\s*\n/)) {
+      const field = (name) =>
+        new RegExp(`^${name}:\\s*(.+)$`, 'm').exec(stanza)?.[1].trim().split(/\s+/) ?? [];
+      for (const uri of field('URIs')) for (const release of field('Suites')) found.push({ uri, release });
+    }
+  }
+  return found;
 }
 
 function configuration(apt) {
