@@ -40,6 +40,9 @@ export function maskingOf(
   );
 }
 
+/** What masking must know of a session. */
+export type MaskedSession = Pick<SessionStart, 'resource' | 'engine'>;
+
 /** Texts whose result is remembered: prepared statements run again and again. Only those that hold no secret. */
 const REMEMBERED_MAX = 500;
 const REMEMBERED_CHARACTERS_MAX = 4_096;
@@ -65,7 +68,7 @@ export class StatementMasker implements Masker {
     this.#remembered.clear();
   }
 
-  statement(session: SessionStart, statement: Statement): MaskedStatement | null {
+  statement(session: MaskedSession, statement: Statement): MaskedStatement | null {
     const { text, parameters } = statement;
     const rules = this.#rules(session);
     const masked = text !== null && mayHoldSecrets(text, rules) ? this.#mask(session, text, rules) : null;
@@ -74,7 +77,7 @@ export class StatementMasker implements Masker {
     return { text: masked?.text ?? text, parameters: kept ?? parameters, secrets: masked?.secrets ?? [] };
   }
 
-  parameters(session: SessionStart, statement: Statement): Parameter[] | null {
+  parameters(session: MaskedSession, statement: Statement): Parameter[] | null {
     const { text } = statement;
     const rules = this.#rules(session);
     const places =
@@ -83,7 +86,7 @@ export class StatementMasker implements Masker {
   }
 
   /** Servers quote statements and values in their errors, and procedures print and return them. */
-  outcome(session: SessionStart, statement: Statement, secrets: readonly string[]): void {
+  outcome(session: MaskedSession, statement: Statement, secrets: readonly string[]): void {
     const rules = this.#rules(session);
     const { error, messages, sample, outputs, results } = statement;
     const clean = (text: string): string => {
@@ -109,7 +112,7 @@ export class StatementMasker implements Masker {
   }
 
   #parameters(
-    session: SessionStart,
+    session: MaskedSession,
     statement: Statement,
     places: ReadonlySet<string> | null,
   ): Parameter[] | null {
@@ -128,15 +131,15 @@ export class StatementMasker implements Masker {
     return masked;
   }
 
-  #masksAll(session: SessionStart): boolean {
+  #masksAll(session: MaskedSession): boolean {
     return this.#byResource.get(session.resource)?.parameters === 'masked';
   }
 
-  #rules(session: SessionStart): MaskRules {
+  #rules(session: MaskedSession): MaskRules {
     return this.#byResource.get(session.resource) ?? NO_RULES;
   }
 
-  #mask(session: SessionStart, text: string, rules: MaskRules): MaskedText {
+  #mask(session: MaskedSession, text: string, rules: MaskRules): MaskedText {
     const key = `${session.resource} ${session.engine} ${text}`;
     const known = this.#remembered.get(key);
     if (known !== undefined) return known;

@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
+import type { Statement } from '../../protocols/statement.ts';
 import type { Config } from '../config/schema.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { type Journal, openJournal } from './journal.ts';
 import { identitiesIn, loadRecordingKeys } from './keys.ts';
-import { maskingOf, StatementMasker } from './masking.ts';
+import { presentStatement } from './live.ts';
+import { type MaskedSession, maskingOf, StatementMasker } from './masking.ts';
 import type { PipelineStatus } from './pipeline.ts';
 import { RecordingError } from './recorder.ts';
 import type { Retention } from './retention.ts';
@@ -91,6 +93,11 @@ export class Recording {
     const { error, storeError, spoolFiles } = this.#sealing.status;
     if (storeError !== null) return `${storeError}; ${spoolFiles} parts of recordings wait on disk`;
     return error;
+  }
+
+  /** A statement as it may be shown to those who follow its session live. */
+  present(session: MaskedSession, statement: Statement): Record<string, unknown> {
+    return presentStatement(this.#masker, session, statement);
   }
 
   /** Masks by other rules from now on. All else of `recording` needs a restart. */

@@ -47,8 +47,9 @@ export class DirectoryStore implements RecordingStore {
   }
 
   async get(key: string): Promise<Buffer> {
+    const path = this.#file(key);
     try {
-      return await readFile(this.#file(key));
+      return await readFile(path);
     } catch (error) {
       if (codeOf(error) === 'ENOENT') throw new StoreError('not_found', `${this.name} has no ${key}`);
       throw new StoreError('unavailable', `${key} in ${this.name} cannot be read: ${codeOf(error)}`, {

@@ -11,9 +11,6 @@ type Options = Extract<Config['recording']['store'], { type: 's3' }>;
 /** Kept with each object, so that storing the same file again can be told from overwriting another. */
 const SHA256_FIELD = 'sha256';
 
-/** Multipart uploads that were begun longer ago are not resumed: their parts may be anybody's. */
-const RESUME_MS_MAX = 7 * 86_400_000;
-
 /**
  * Recordings in an S3-compatible bucket. The AWS SDK is loaded when there is one. Files larger than one part go up in
  * parts; an upload that was cut short is found again by its key and goes on behind the parts that the store has.
@@ -284,9 +281,7 @@ export class S3Store implements RecordingStore {
     const { Uploads } = await this.#client.send(
       new this.#sdk.ListMultipartUploadsCommand({ Bucket: this.#options.bucket, Prefix: Key }),
     );
-    const upload = (Uploads ?? []).find(
-      (one) => one.Key === Key && (one.Initiated?.getTime() ?? 0) > this.#now() - RESUME_MS_MAX,
-    );
+    const upload = (Uploads ?? []).find((one) => one.Key === Key);
     if (upload?.UploadId === undefined) return null;
     const { Parts } = await this.#client.send(
       new this.#sdk.ListPartsCommand({ ...this.#at(key), UploadId: upload.UploadId }),

@@ -1,0 +1,186 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import {
+  CreateBucketCommand,
+  CreateMultipartUploadCommand,
+  ListMultipartUploadsCommand,
+  S3Client,
+  UploadPartCommand,
+} from '@aws-sdk/client-s3';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { newId } from '../../../src/lib/id.ts';
+import { S3_PART_BYTES } from '../../../src/recording/limits.ts';
+import { S3Store } from '../../../src/recording/store/s3.ts';
+import { partKey } from '../../../src/recording/store/store.ts';
+import { TemporaryDirectory } from '../../support/recording.ts';
+import { storeContract } from '../../support/store-contract.ts';
+
+/** The S3 server of the Python package moto: buckets with versions, object lock and multipart uploads. */
+const SERVER = fileURLToPath(new URL('../../../var/clients/python/bin/moto_server', import.meta.url));
+const CREDENTIALS = { accessKeyId: 'test', secretAccessKey: 'test' };
+
+let server: ChildProcess;
+let endpoint: string;
+let client: S3Client;
+let buckets = 0;
+
+beforeAll(async () => {
+  if (!existsSync(SERVER)) throw new Error('moto is missing: run node scripts/clients.cjs');
+  const port = await freePort();
+  endpoint = `http://127.0.0.1:${port}`;
+  server = spawn(SERVER, ['-H', '127.0.0.1', '-p', String(port)], { stdio: 'ignore' });
+  client = new S3Client({ endpoint, region: 'us-east-1', forcePathStyle: true, credentials: CREDENTIALS });
+  for (let attempt = 0; attempt < 150; attempt += 1) {
+    const answered = await fetch(endpoint).then(
+      () => true,
+      () => false,
+    );
+    if (answered) return;
+    await sleep(200);
+  }
+  throw new Error('the S3 server did not start');
+}, 60_000);
+
+afterAll(async () => {
+  client?.destroy();
+  server?.kill();
+  if (server?.exitCode === null) await once(server, 'exit');
+});
+
+async function bucket(lock = false): Promise<string> {
+  buckets += 1;
+  const Bucket = `recordings-${buckets}`;
+  await client.send(new CreateBucketCommand({ Bucket, ObjectLockEnabledForBucket: lock }));
+  return Bucket;
+}
+
+function open(name: string, more: object = {}, at = endpoint): Promise<S3Store> {
+  return S3Store.open(
+    { type: 's3', bucket: name, prefix: 'sallyport/', region: 'us-east-1', endpoint: at, ...more },
+    { credentials: CREDENTIALS, maxAttempts: 1 },
+  );
+}
+
+describe('a bucket', () => {
+  storeContract(async () => open(await bucket()));
+
+  test('an upload that was cut short goes on behind the parts that the store has', async () => {
+    using directory = new TemporaryDirectory();
+    const Bucket = await bucket();
+    const key = partKey(newId(), 1);
+    const content = Buffer.alloc(3 * S3_PART_BYTES + 5);
+    for (let at = 0; at < content.length; at += 4096) content.writeUInt32LE(at, at);
+    const path = join(directory.path, 'part');
+    writeFileSync(path, content);
+    const Key = `sallyport/${key}`;
+    const { UploadId } = await client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
+    await client.send(
+      new UploadPartCommand({
+        Bucket,
+        Key,
+        UploadId,
+        PartNumber: 1,
+        Body: content.subarray(0, S3_PART_BYTES),
+      }),
+    );
+    const sent: string[] = [];
+    const store = await open(Bucket, {});
+    const counting = countRequests(sent);
+    const through = await open(Bucket, {}, await counting.listen(endpoint));
+    await through.put(key, path);
+    expect(sent.filter((line) => /^PUT .*partNumber=1&/.test(line) || /partNumber=1$/.test(line))).toEqual(
+      [],
+    );
+    expect(sent.filter((line) => /^PUT .*partNumber=/.test(line)).length).toBe(3);
+    expect((await store.get(key)).equals(content)).toBe(true);
+    expect((await client.send(new ListMultipartUploadsCommand({ Bucket }))).Uploads ?? []).toEqual([]);
+    await through.close();
+    await store.close();
+    counting.close();
+  });
+
+  test('an unfinished upload of other bytes is given up', async () => {
+    using directory = new TemporaryDirectory();
+    const Bucket = await bucket();
+    const key = partKey(newId(), 1);
+    const content = Buffer.alloc(2 * S3_PART_BYTES, 'right');
+    const path = join(directory.path, 'part');
+    writeFileSync(path, content);
+    const Key = `sallyport/${key}`;
+    const { UploadId } = await client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
+    await client.send(
+      new UploadPartCommand({
+        Bucket,
+        Key,
+        UploadId,
+        PartNumber: 1,
+        Body: Buffer.alloc(S3_PART_BYTES, 'wrong'),
+      }),
+    );
+    const store = await open(Bucket);
+    await store.put(key, path);
+    expect((await store.get(key)).equals(content)).toBe(true);
+    await store.close();
+  });
+
+  test('a locked recording cannot be deleted, and the store says why', async () => {
+    using directory = new TemporaryDirectory();
+    const store = await open(await bucket(true), { object_lock: { mode: 'compliance', period: 86_400_000 } });
+    const key = partKey(newId(), 1);
+    const path = join(directory.path, 'part');
+    writeFileSync(path, 'content');
+    await store.put(key, path);
+    await expect(store.delete(key)).rejects.toMatchObject({ code: 'held' });
+    expect((await store.get(key)).toString()).toBe('content');
+    await store.close();
+  });
+
+  test('a store that is away is told from one that has not what is asked', async () => {
+    const away = await open('nowhere', {}, 'http://127.0.0.1:9');
+    await expect(away.check()).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(away.get(partKey(newId(), 1))).rejects.toMatchObject({ code: 'unavailable' });
+    const missing = await open('no-such-bucket');
+    await expect(missing.check()).rejects.toThrow(/cannot be reached/);
+    await away.close();
+    await missing.close();
+  });
+});
+
+/** Passes bytes on to the S3 server and notes the first line of each request. */
+function countRequests(lines: string[]): { listen: (to: string) => Promise<string>; close: () => void } {
+  const relay = createServer();
+  return {
+    close: () => relay.close(),
+    listen: async (to) => {
+      const { connect } = await import('node:net');
+      const { hostname, port } = new URL(to);
+      relay.on('connection', (socket) => {
+        const server = connect(Number(port), hostname);
+        socket.on('data', (chunk) => {
+          const line = /^(GET|PUT|POST|HEAD|DELETE) \S+/.exec(chunk.toString('latin1'))?.[0];
+          if (line !== undefined) lines.push(line);
+        });
+        socket.pipe(server).pipe(socket);
+        socket.on('error', () => server.destroy());
+        server.on('error', () => socket.destroy());
+      });
+      await new Promise<void>((resolve) => relay.listen(0, '127.0.0.1', resolve));
+      const address = relay.address();
+      return `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+    },
+  };
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const address = probe.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
