@@ -49,7 +49,7 @@ function switchTo(plugin: string): Buffer {
 }
 
 function reset(collation: number, database: string, attributes = ''): Buffer {
-  const set = `SET character_set_client=${collation},character_set_results=${collation},collation_connection=${collation}`;
+  const set = `SET NAMES ${collation === 45 ? 'utf8mb4' : '?'}, collation_connection = ${collation}`;
   return Buffer.concat([
     command(0x1f),
     command(3, attributes, set),

@@ -2,7 +2,7 @@ import { Refusal } from '../error.ts';
 import { NATIVE, NATIVE_REPLY_BYTES, nativeMatches } from './auth/native.ts';
 import { CACHING_SHA2, FAST_AUTH_SUCCESS, SHA2_REPLY_BYTES, SHA256, sha2Matches } from './auth/sha2.ts';
 import { MULTI_STATEMENTS, PLUGIN_AUTH, SECURE_CONNECTION } from './capabilities.ts';
-import { charsetOfCollation } from './charset.ts';
+import { charsetNameOf, charsetOfCollation } from './charset.ts';
 import { COM_INIT_DB, COM_QUERY, COM_RESET_CONNECTION } from './commands.ts';
 import { type Conversation, Exchange } from './conversation.ts';
 import { type Fields, packet } from './packets.ts';
@@ -163,7 +163,7 @@ export class ChangeUser {
     const { facts, sink } = conversation;
     const collation = this.#request.collation ?? facts.collation;
     const database = this.#request.database || facts.database || '';
-    const set = `SET character_set_client=${collation},character_set_results=${collation},collation_connection=${collation}`;
+    const set = `SET NAMES ${charsetNameOf(collation)}, collation_connection = ${collation}`;
     const attributes = conversation.queryAttributes ? [0, 1] : [];
     const commands = [
       packet(0, Buffer.of(COM_RESET_CONNECTION)),

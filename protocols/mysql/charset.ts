@@ -89,6 +89,16 @@ const COLLATIONS: Readonly<Record<string, readonly number[]>> = {
   euckr: [19, 85],
 };
 
+/** The server's name of a collation id's charset, for SET NAMES. */
+export function charsetNameOf(collation: number): string {
+  for (const name in COLLATIONS) if (COLLATIONS[name]!.includes(collation)) return name;
+  if (collation === 11 || collation === 65) return 'ascii';
+  if (collation === 63) return 'binary';
+  // Every server knows this name for the UTF-8 of three bytes.
+  const three = collation === 33 || collation === 76 || collation === 83 || collation === 223;
+  return three || (collation >= 192 && collation <= 215) ? 'utf8' : 'utf8mb4';
+}
+
 const known = new Map<string, Charset>();
 
 /** The charset of that name (any case); one that we cannot convert is read as UTF-8. */
@@ -107,8 +117,5 @@ const DEFAULT = UTF8('utf8mb4');
 
 /** The charset of a collation id, as in a HandshakeResponse's one byte; ids of UTF-8 and unknown ones give UTF-8. */
 export function charsetOfCollation(collation: number): Charset {
-  for (const name in COLLATIONS) {
-    if (COLLATIONS[name]!.includes(collation)) return charsetNamed(name);
-  }
-  return DEFAULT;
+  return charsetNamed(charsetNameOf(collation));
 }

@@ -41,6 +41,27 @@ export const LAST_PREPARED = 0xffff_ffff;
  */
 export type ReplyKind = 'one' | 'text' | 'result' | 'prepare' | 'fetch' | 'list' | 'stream';
 
+/** What answers a command of that code, where that alone can be told. */
+export function replyKind(code: number): ReplyKind {
+  switch (code) {
+    case COM_QUERY:
+    case COM_STMT_EXECUTE:
+    case COM_STMT_BULK_EXECUTE:
+    case COM_PROCESS_INFO:
+      return 'result';
+    case COM_STMT_PREPARE:
+      return 'prepare';
+    case COM_STMT_FETCH:
+      return 'fetch';
+    case COM_FIELD_LIST:
+      return 'list';
+    case COM_STATISTICS:
+      return 'text';
+    default:
+      return isStream(code) ? 'stream' : 'one';
+  }
+}
+
 const NAMES: Readonly<Record<number, string>> = {
   0: 'COM_SLEEP',
   [COM_CREATE_DB]: 'COM_CREATE_DB',

@@ -64,7 +64,31 @@ export class Interpreter {
       request.exchange.empty = true;
       return request;
     }
-    const code = bytes[start]!;
+    try {
+      this.#dispatch(bytes[start]!, bytes, start, end, whole);
+    } catch (error) {
+      this.#unreadable(bytes[start]!, end - start, error);
+    }
+    return request;
+  }
+
+  /** A fault of ours in reading a command costs its detail, and nothing else. */
+  #unreadable(code: number, length: number, error: unknown): void {
+    const request = this.#request;
+    request.clear();
+    const statement = new Statement('command', null, length);
+    statement.opaque = true;
+    request.statement = statement;
+    request.exchange = new Exchange(com.replyKind(code), statement);
+    this.#conversation.sink.note({
+      kind: 'opaque',
+      reason: `a command could not be read: ${(error as Error).message}`,
+      trace: `command 0x${code.toString(16)} of ${length} bytes`,
+    });
+  }
+
+  #dispatch(code: number, bytes: Buffer, start: number, end: number, whole: boolean): void {
+    const request = this.#request;
     switch (code) {
       case com.COM_QUERY:
         this.#query(bytes, start, end, whole);
@@ -94,7 +118,6 @@ export class Interpreter {
       default:
         this.#command(code, bytes, start, end);
     }
-    return request;
   }
 
   #query(bytes: Buffer, start: number, end: number, whole: boolean): void {
@@ -168,7 +191,7 @@ export class Interpreter {
       exchange.unread = Buffer.from(bytes.subarray(start, end));
       exchange.assumedParameters = counted;
     }
-    readParameters(statement, fields, prepared, counted, conversation);
+    readParameters(statement, fields, prepared, counted, conversation, !whole);
     if (!whole) statement.opaque = true;
   }
 
@@ -336,15 +359,20 @@ function quoted(name: string): string {
   return `\`${name.replaceAll('`', '``')}\``;
 }
 
-/** Reads an execution's parameters into its statement; `fields` stands behind the statement id. */
+/**
+ * Reads an execution's parameters into its statement; `fields` stands behind the statement id. `cut`: the command goes on
+ * behind what is here.
+ */
 export function readParameters(
   statement: Statement,
   fields: Fields,
   prepared: Prepared,
   counted: number,
   conversation: Conversation,
+  cut: boolean,
 ): void {
-  const list = readExecute(fields, prepared, counted, conversation.queryAttributes, conversation.charset);
+  const { queryAttributes, charset } = conversation;
+  const list = readExecute(fields, prepared, counted, queryAttributes, charset, cut);
   statement.parameters = list.parameters.length === 0 ? null : list.parameters;
   statement.opaque = !list.complete;
 }

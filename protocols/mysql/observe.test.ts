@@ -676,7 +676,11 @@ describe('packets of 16 MiB', () => {
     ];
     const { session, sent } = play({ steps }, 65_536);
     expect(sent.length).toBe(steps.reduce((sum, step) => sum + ('C' in step ? step.C.length : 0), 0));
-    expect(session.seen()[1]).toMatchObject({ parameters: [42], opaque: true, affected: 1 });
+    expect(session.seen()[1]).toMatchObject({
+      parameters: [42, 'v'.repeat(4096)],
+      opaque: true,
+      affected: 1,
+    });
   });
 
   test('a refused command of 17 MiB: none of it passes, and the answer has the right number', () => {
@@ -896,6 +900,19 @@ describe('texts', () => {
       { name: null, type: 'INT', value: 9 },
       { name: 'trace', type: 'CHAR', value: 't1' },
     ]);
+  });
+
+  test('an execution with the count of parameters, though no flag says that it comes', () => {
+    const { session } = passes({
+      facts: { capabilities: FLAG.queryAttributes | FLAG.deprecateEof },
+      steps: [
+        { C: command(0x16, 'select ?') },
+        { S: packets(1, '00 01000000 0100 0100 00 0000', column('?'), column('?')) },
+        { C: command(0x17, u32(1), 0, u32(1), 1, 0, 1, 3, 0, lenenc(''), u32(9)) },
+        { S: packets(1, ok()) },
+      ],
+    });
+    expect(session.ended[1]!.parameters).toEqual([{ name: null, type: 'INT', value: 9 }]);
   });
 
   test.each([

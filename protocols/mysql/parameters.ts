@@ -1,8 +1,8 @@
-import { PARAMETERS_BYTES_MAX } from '../limits.ts';
+import { PARAMETER_BYTES_MAX, PARAMETERS_BYTES_MAX } from '../limits.ts';
 import type { Parameter } from '../statement.ts';
 import type { Charset } from './charset.ts';
 import { BULK_TUPLES_MAX } from './limits.ts';
-import type { Fields } from './packets.ts';
+import { Fields } from './packets.ts';
 import type { Prepared } from './prepared.ts';
 import { bytesParameter, headValue, isBinaryType, isLengthEncoded, readFixed, typeName } from './values.ts';
 
@@ -27,6 +27,7 @@ function readValues(
   names: readonly (string | null)[] | null,
   prepared: Prepared | null,
   charset: Charset,
+  cut: boolean,
 ): ParameterList {
   const list: ParameterList = { parameters: [], complete: true };
   let budget = PARAMETERS_BYTES_MAX;
@@ -35,6 +36,7 @@ function readValues(
     const unsigned = (types[index * 2 + 1]! & UNSIGNED) !== 0;
     const name = names?.[index] ?? null;
     let parameter: Parameter | null;
+    const valueAt = fields.at;
     const long = prepared?.longData?.get(index);
     if (long !== undefined) {
       const value = long.kept ? headValue(long.head(), isBinaryType(type), charset) : '';
@@ -51,7 +53,10 @@ function readValues(
     } else {
       parameter = readValue(fields, type, unsigned, name, charset);
     }
-    budget -= parameter === null ? 0 : weight(parameter);
+    if (parameter === null) {
+      const head = cut ? readHead(fields, valueAt, type, unsigned, name, charset) : null;
+      if (head !== null) list.parameters.push(head);
+    } else budget -= weight(parameter);
     if (parameter === null || budget < 0) {
       list.complete = false;
       return list;
@@ -86,6 +91,28 @@ function readValue(
   return { name, type: shown, value };
 }
 
+/** The head of a string whose end is beyond what is inspected of its command; `at` is where it begins. */
+function readHead(
+  fields: Fields,
+  at: number,
+  type: number,
+  unsigned: boolean,
+  name: string | null,
+  charset: Charset,
+): Parameter | null {
+  if (!isLengthEncoded(type)) return null;
+  const value = new Fields(fields.bytes, at, fields.end);
+  const length = value.lenenc();
+  if (value.short || length < 0) return null;
+  const head = value.slice(Math.min(value.remaining, PARAMETER_BYTES_MAX));
+  return {
+    name,
+    type: typeName(type, unsigned),
+    value: headValue(head, isBinaryType(type), charset),
+    bytes: length,
+  };
+}
+
 /** What a parameter costs in an event, roughly. */
 function weight(parameter: Parameter): number {
   const { value } = parameter;
@@ -110,7 +137,7 @@ export function readQueryAttributes(fields: Fields, charset: Charset): Parameter
   if (fields.uint8() !== 1) return null;
   const bound = readTypes(fields, count, true, null);
   if (bound === null) return null;
-  const list = readValues(fields, count, nullsAt, bound.types, bound.names, null, charset);
+  const list = readValues(fields, count, nullsAt, bound.types, bound.names, null, charset, false);
   if (list.complete) return list;
   return fields.short ? null : skipValues(fields, count, nullsAt, bound.types, list);
 }
@@ -162,6 +189,7 @@ const EXECUTE_PARAMETER_COUNT_AVAILABLE = 8;
 /**
  * The parameters of a COM_STMT_EXECUTE. `fields` stands behind the command byte and the statement id. `counted` is the
  * number of the statement's parameters. Types are remembered in `prepared`, for the executions that leave them out.
+ * `cut`: the command goes on behind what is here.
  */
 export function readExecute(
   fields: Fields,
@@ -169,14 +197,16 @@ export function readExecute(
   counted: number,
   queryAttributes: boolean,
   charset: Charset,
+  cut: boolean,
 ): ParameterList {
   const failed: ParameterList = { parameters: [], complete: false };
   const flags = fields.uint8();
   fields.uint32(); // iterations, always 1
   let count = counted;
-  const countFollows = queryAttributes && (flags & EXECUTE_PARAMETER_COUNT_AVAILABLE) !== 0;
-  if (count === 0 && !countFollows) return { parameters: [], complete: !fields.short };
-  if (countFollows) count = fields.lenenc();
+  // A count of their own for statements with parameters, whatever the flag says; the flag is for those that have none.
+  const flagged = queryAttributes && (flags & EXECUTE_PARAMETER_COUNT_AVAILABLE) !== 0;
+  if (count === 0 && !flagged) return { parameters: [], complete: !fields.short };
+  if (queryAttributes) count = fields.lenenc();
   if (fields.short || count < 0 || count > fields.remaining * 8) return failed;
   if (count === 0) return { parameters: [], complete: true };
   const nullsAt = fields.take((count + 7) >> 3);
@@ -192,7 +222,7 @@ export function readExecute(
   if (types === null || types.length < count * 2) {
     return allNull(fields.bytes, nullsAt, count) ? nullParameters(count) : failed;
   }
-  return readValues(fields, count, nullsAt, types, prepared.names, prepared, charset);
+  return readValues(fields, count, nullsAt, types, prepared.names, prepared, charset, cut);
 }
 
 function allNull(bytes: Buffer, nullsAt: number, count: number): boolean {

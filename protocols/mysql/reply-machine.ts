@@ -468,7 +468,7 @@ export class ReplyMachine {
       statement.name = prepared!.name;
       if (exchange.assumedParameters !== prepared!.parameters) {
         const fields = new Fields(unread, 5);
-        readParameters(statement, fields, prepared!, prepared!.parameters!, conversation);
+        readParameters(statement, fields, prepared!, prepared!.parameters!, conversation, false);
       }
       exchange.unread = null;
     }
