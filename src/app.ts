@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { FastifyInstance } from 'fastify';
 import type { Engine, EngineName } from '../protocols/engine.ts';
 import { AccessControl } from './access/access-control.ts';
 import type { LoadedConfig } from './config/load.ts';
@@ -12,6 +14,7 @@ import { localCertificate } from './gateway/local-certificate.ts';
 import { makeTarget } from './gateway/make-target.ts';
 import type { Door, Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
+import { addApi } from './http/api.ts';
 import type { Health, HealthPart, HealthSource } from './http/health.ts';
 import { type HttpServer, startHttp } from './http/server.ts';
 import { EventLoopLag } from './lib/event-loop-lag.ts';
@@ -19,9 +22,13 @@ import type { Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { makeResolver } from './providers.ts';
 import type { Journal } from './recording/journal.ts';
+import { knownSigningKeys } from './recording/keys.ts';
 import type { Recorder } from './recording/recorder.ts';
 import { Recording } from './recording/setup.ts';
 import type { SecretResolver } from './secrets/resolver.ts';
+
+/** Holds the URL of the API, in `data_dir`. */
+export const API_ADDRESS_FILE = 'api.url';
 
 /** How often providers that were down are asked again, so that readiness comes back by itself. */
 const PROVIDER_CHECK_MS = 30_000;
@@ -75,6 +82,14 @@ export class App implements HealthSource {
     this.access = new AccessControl(config, {
       audit: (event) => journal.audit(event),
       endConnections: (launch, refusal) => this.gateway.endLaunch(launch, refusal, 'launch_expired'),
+      secret: async (reference) => {
+        const secret = await this.#resolver.secret(reference, AbortSignal.timeout(PROVIDER_CHECK_MS));
+        try {
+          return secret.expose().toString('utf8');
+        } finally {
+          secret.wipe();
+        }
+      },
       now: Date.now,
     });
     this.gateway = new Gateway({
@@ -103,11 +118,19 @@ export class App implements HealthSource {
       await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       app.#doors = await app.#makeDoors();
       await app.gateway.apply(app.#doors);
-      app.#http = await startHttp({ listen: config.http.listen, health: app, metrics: metrics.registry });
+      app.#http = await startHttp({
+        listen: config.http.listen,
+        tls: config.http.tls ?? null,
+        health: app,
+        metrics: metrics.registry,
+        routes: (server) => app.#addRoutes(server),
+      });
     } catch (error) {
       await app.stop(0);
       throw error;
     }
+    // Where commands on this machine find the API, beside the token that lets them in.
+    await writeFile(join(config.gateway.data_dir, API_ADDRESS_FILE), app.#http.url, { mode: 0o600 });
     app.#audit('gateway_started');
     log.info({ http: app.#http.address }, 'ready');
     return app;
@@ -229,6 +252,22 @@ export class App implements HealthSource {
   async #tlsOf(listener: ListenerConfig, engine: EngineName): Promise<ChannelTls> {
     if (listener.tls !== undefined || engine !== 'tds') return listenerTls(listener.tls);
     return listenerTls({ mode: 'prefer', ...(await localCertificate(this.#config.gateway.data_dir)) });
+  }
+
+  #addRoutes(server: FastifyInstance): Promise<void> {
+    return addApi(server, {
+      gateway: this.gateway,
+      access: this.access,
+      audit: (event) => this.journal.audit(event),
+      present: (statement, session) => this.#recording.present(session, statement),
+      signingKeys: () =>
+        Object.fromEntries(
+          [...knownSigningKeys(this.#config.gateway.data_dir)].map(([id, key]) => [
+            id,
+            key.export({ type: 'spki', format: 'pem' }).toString(),
+          ]),
+        ),
+    });
   }
 
   async #checkProviders(): Promise<void> {

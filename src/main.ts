@@ -17,7 +17,18 @@ const COMMANDS: Readonly<
     summary: 'list, read, replay, search, prove and export recordings',
     load: () => import('./cli/recordings.ts'),
   },
-  sessions: { summary: 'live sessions: list them, follow one', load: () => import('./cli/sessions.ts') },
+  login: { summary: 'log in to a gateway', load: () => import('./cli/login.ts') },
+  logout: {
+    summary: 'end the login',
+    load: async () => ({ register: (await import('./cli/login.ts')).registerLogout }),
+  },
+  tokens: { summary: 'launch tokens', load: () => import('./cli/tokens.ts') },
+  users: { summary: 'local users', load: () => import('./cli/users.ts') },
+  access: { summary: 'who may reach what', load: () => import('./cli/access.ts') },
+  sessions: {
+    summary: 'live sessions: list them, follow one, end one',
+    load: () => import('./cli/sessions.ts'),
+  },
 };
 
 const program = new Command('sallyport')

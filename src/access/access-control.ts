@@ -8,9 +8,11 @@ import type { AuditEvent } from '../recording/recorder.ts';
 import { SqliteState, type State } from '../store/state.ts';
 import type { Access } from './access.ts';
 import { Launches } from './launches.ts';
+import { Logins } from './logins.ts';
+import { Oidc } from './oidc.ts';
 import { PolicyAccess } from './policy-access.ts';
 import type { Principal } from './principal.ts';
-import type { Rule } from './rules.ts';
+import { type AccessQuestion, decide, type Rule } from './rules.ts';
 
 /** How often launches are looked at for their end. */
 const TICK_MS = 1_000;
@@ -18,10 +20,25 @@ const TICK_MS = 1_000;
 const STATE_FILE = 'state.db';
 const INSTANCE_KEY_FILE = 'instance.key';
 const INSTANCE_KEY_BYTES = 32;
+/** For commands of whoever may read the gateway's own files. Made anew at each start. */
+export const OPERATOR_TOKEN_FILE = 'operator.token';
+
+/** What `access explain` answers. */
+export interface Explanation {
+  readonly allowed: boolean;
+  readonly rule: string | null;
+  readonly reasons: { readonly rule: string; readonly why: string }[];
+  readonly read_only: boolean;
+  readonly databases: string[] | null;
+  readonly max_launch_seconds: number | null;
+  readonly max_connections: number | null;
+}
 
 export interface AccessPorts {
   readonly audit: (event: AuditEvent) => void;
   readonly endConnections: (launch: string, refusal: Refusal) => number;
+  /** Fetches what a reference names, as text. */
+  readonly secret: (reference: string) => Promise<string>;
   readonly now: () => number;
 }
 
@@ -30,6 +47,8 @@ export class AccessControl {
   readonly access: Access;
   readonly launches: Launches;
   readonly state: State;
+  readonly logins: Logins;
+  readonly oidc: Oidc;
   #config: Config;
   readonly #ticker: NodeJS.Timeout;
 
@@ -53,6 +72,20 @@ export class AccessControl {
       instanceKey: instanceKey(join(data_dir, INSTANCE_KEY_FILE)),
       now: ports.now,
     });
+    const operatorToken = randomBytes(INSTANCE_KEY_BYTES).toString('base64url');
+    writeFileSync(join(data_dir, OPERATOR_TOKEN_FILE), operatorToken, { mode: 0o600 });
+    this.logins = new Logins(
+      { state: this.state, config: () => this.#config, audit: ports.audit, now: ports.now },
+      operatorToken,
+    );
+    this.oidc = new Oidc({
+      config: () => this.#config.oidc ?? null,
+      clientSecret: async () => {
+        const reference = this.#config.oidc?.client_secret;
+        return reference === undefined ? null : ports.secret(reference);
+      },
+      now: ports.now,
+    });
     this.#ticker = setInterval(() => this.launches.tick(), TICK_MS);
     this.#ticker.unref();
   }
@@ -67,6 +100,35 @@ export class AccessControl {
 
   labels(resource: string): Readonly<Record<string, string>> {
     return this.#config.resources[resource]?.labels ?? {};
+  }
+
+  /** A principal by name alone, with the roles that the configuration gives it. */
+  principalNamed(name: string): Principal {
+    const { users } = this.#config;
+    return { name, roles: Object.hasOwn(users, name) ? users[name]!.roles : [], source: 'password' };
+  }
+
+  /** Yes or no, by which rule, on which terms; or why each rule does not fit. */
+  explain(
+    principal: Principal,
+    resource: string,
+    question: Pick<AccessQuestion, 'database' | 'address' | 'at'>,
+  ): Explanation {
+    const decision = decide(this.rules, {
+      principal,
+      resource: { name: resource, labels: this.labels(resource) },
+      ...question,
+    });
+    const terms = decision.allowed ? decision.terms : null;
+    return {
+      allowed: decision.allowed,
+      rule: terms?.rule ?? null,
+      reasons: decision.allowed ? [] : [...decision.reasons],
+      read_only: terms?.readOnly ?? false,
+      databases: terms?.databases?.slice() ?? null,
+      max_launch_seconds: terms === null || terms.maxLaunchMs === null ? null : terms.maxLaunchMs / 1000,
+      max_connections: terms?.maxConnections ?? null,
+    };
   }
 
   /** Rules, users and labels of the new configuration are asked from the next connection or call on. */

@@ -2,6 +2,9 @@ import type { Command } from 'commander';
 import { type JournalEvent, joinStatement, type StatementStartedEvent } from '../recording/events.ts';
 import { followJournal } from '../recording/follow.ts';
 import { eventText, outcomeText, sessionHeading, statementText, table } from '../recording/present.ts';
+import { dataDirectory } from './data-directory.ts';
+import { gatewayClient } from './gateway-client.ts';
+import { type ClientCommandOptions, clientFor, withGateway } from './options.ts';
 import { type AccessOptions, openAccess, withAccess } from './recording-access.ts';
 import { endWithReader } from './terminal-keys.ts';
 
@@ -10,7 +13,7 @@ export function register(program: Command): void {
   endWithReader();
   const sessions = program
     .command('sessions')
-    .summary('live sessions: list them, follow one')
+    .summary('live sessions: list them, follow one, end one')
     .description('Sessions that are open now.');
   withAccess(sessions.command('list').description('live sessions, the latest first'))
     .option('--json', 'one JSON object a line')
@@ -20,6 +23,21 @@ export function register(program: Command): void {
     .option('--json', 'one JSON object an event')
     .option('--from-start', 'show first what the journal still has of it')
     .action(tail);
+  withGateway(sessions.command('kill'))
+    .argument('<session>', "the session's id")
+    .description('end a session: its tool hears why, and what it runs on the server is cancelled')
+    .option('--reason <text>', 'why, for the record and for the person')
+    .action(kill);
+}
+
+async function kill(session: string, options: ClientCommandOptions & { reason?: string }): Promise<void> {
+  const isLocal = options.gateway === undefined;
+  const client = isLocal
+    ? await clientFor(options).catch(async () => gatewayClient({ dataDir: await dataDirectory(options) }))
+    : await clientFor(options);
+  const query = options.reason === undefined ? '' : `?reason=${encodeURIComponent(options.reason)}`;
+  await client.delete(`/sessions/${encodeURIComponent(session)}${query}`);
+  print(`${session} was ended.`);
 }
 
 async function list(options: AccessOptions): Promise<void> {

@@ -1,4 +1,5 @@
 import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { type FastifyInstance, fastify } from 'fastify';
 import type { Registry } from 'prom-client';
@@ -12,6 +13,8 @@ const REQUEST_MS_MAX = 30_000;
 
 export interface HttpPorts {
   readonly listen: ListenAddress;
+  /** Files of certificate and key (PEM); null: plain HTTP. */
+  readonly tls: { readonly cert: string; readonly key: string } | null;
   readonly health: HealthSource;
   readonly metrics: Registry;
   /** Adds the routes of the API, where there is one. */
@@ -22,6 +25,7 @@ export interface HttpPorts {
 export interface HttpServer {
   /** The address it was given, for configurations that ask for port 0. */
   readonly address: string;
+  readonly url: string;
   /** Node's own server, for those who take over connections (WebSocket upgrades). */
   readonly server: Server;
   close(): Promise<void>;
@@ -29,7 +33,11 @@ export interface HttpServer {
 
 /** Starts listening. Rejects with Node's error when the address cannot be had. */
 export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
+  const tls =
+    ports.tls === null ? null : { cert: await readFile(ports.tls.cert), key: await readFile(ports.tls.key) };
   const server = fastify({
+    // Fastify's types take one kind of server at a time; both have the same routes.
+    ...(tls === null ? {} : { https: tls as unknown as null }),
     logger: false,
     bodyLimit: BODY_BYTES_MAX,
     requestTimeout: REQUEST_MS_MAX,
@@ -63,12 +71,14 @@ export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
   } else {
     await server.listen({ host: listen.host, port: listen.port });
   }
-  const address = server.server.address();
+  const bound = server.server.address();
+  const address =
+    typeof bound === 'object' && bound !== null
+      ? `${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`
+      : String(bound);
   return {
-    address:
-      typeof address === 'object' && address !== null
-        ? `${address.address}:${address.port}`
-        : String(address),
+    address,
+    url: listen.kind === 'unix' ? `unix:${listen.path}` : `${tls === null ? 'http' : 'https'}://${address}`,
     server: server.server,
     close: () => server.close(),
   };
