@@ -54,7 +54,8 @@ export function onlyReads(text: string, dialect: Dialect, options?: LexerOptions
     for (const effect of statement.effects) {
       if (effect !== 'read' && effect !== 'transaction' && effect !== 'session') return false;
     }
-    if (leavesReadOnly(text.slice(statement.start, statement.end))) return false;
+    const changes = statement.effects.has('session') || statement.effects.has('transaction');
+    if (changes && leavesReadOnly(text.slice(statement.start, statement.end))) return false;
   }
   return true;
 }
