@@ -239,6 +239,8 @@ export class StreamChannel implements Channel {
   #takeRaw(makeTransport: AcceptTls['transport']): Duplex {
     const raw = this.#raw;
     this.#pull();
+    // TLS over a stream that has ended already would wait for ever.
+    if (this.#ended) throw this.#tlsFailed(new Error('the peer closed the connection'));
     this.#unlisten();
     // Without the pause, unshifted bytes are emitted to nobody and the handshake waits for ever.
     raw.pause();
