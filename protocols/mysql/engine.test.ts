@@ -20,7 +20,7 @@ import {
   welcomingServer,
 } from '../../test/support/mysql-peers.ts';
 import type { Handshake } from '../engine.ts';
-import { Refusal } from '../error.ts';
+import { ProtocolError, Refusal } from '../error.ts';
 import { Secret } from '../secret.ts';
 import { nativeReply } from './auth/native.ts';
 import { sha2Reply } from './auth/sha2.ts';
@@ -618,6 +618,73 @@ describe('garbage', () => {
     peer.sequence = 2;
     expect(await peer.read()).toEqual(OK);
     await outcome;
+  });
+
+  test('a client that stops within its TLS handshake, or within its reply to a switch', async () => {
+    const request = sslRequestPayload({
+      flags: CLIENT_FLAGS | SSL,
+      extended: 0,
+      packetBytesMax: 0,
+      collation: 45,
+    });
+    const hello = Buffer.from('160301020001000150010303', 'hex');
+    for (let length = 0; length <= hello.length; length += 1) {
+      const { entry, outcome, peer } = start({ clientTls: listenerTls });
+      await readGreeting(peer);
+      peer.channel.write(Buffer.concat([packet(1, request), hello.subarray(0, length)]));
+      peer.channel.end();
+      await expect(outcome, `${length} bytes`).rejects.toMatchObject({ code: 'tls_failed', fault: 'client' });
+      expect(entry.claims).toEqual([]);
+    }
+    const reply = packet(3, Buffer.alloc(20, 1));
+    for (let length = 0; length < reply.length; length += 1) {
+      const { entry, outcome, peer } = start({ challenge: { method: 'token', verifier: verifierOf(TOKEN) } });
+      await answer(peer, () => ({ plugin: 'dialog' }));
+      await peer.read();
+      peer.channel.write(reply.subarray(0, length));
+      peer.channel.end();
+      await expect(outcome, `${length} bytes`).rejects.toMatchObject({
+        code: 'unexpected_end',
+        fault: 'client',
+      });
+      expect(entry.proofs).toEqual([]);
+    }
+  });
+
+  test('whoever stalls, where the deadline finds the sign-in waiting: the client hears so', async () => {
+    const late = new ProtocolError('timeout', 'client', 'the sign-in took longer than 10 s');
+    const silentServer: ServerScript = async (peer) => {
+      peer.write(greetingPayload(serverGreeting()));
+      await peer.read();
+    };
+    const stages: { options: TestEntryOptions; play: (peer: Peer) => Promise<void>; errno: number | null }[] =
+      [
+        { options: {}, play: async (peer) => void (await readGreeting(peer)), errno: 1159 },
+        {
+          options: { clientTls: listenerTls },
+          play: async (peer) => {
+            await readGreeting(peer);
+            peer.write(
+              sslRequestPayload({ flags: CLIENT_FLAGS | SSL, extended: 0, packetBytesMax: 0, collation: 45 }),
+            );
+          },
+          errno: null,
+        },
+        {
+          options: { servers: [silentServer] },
+          play: async (peer) => void (await answer(peer, () => ({}))),
+          errno: 1105,
+        },
+      ];
+    for (const { options, play, errno } of stages) {
+      const { entry, outcome, peer } = start(options);
+      await play(peer);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      entry.client.fail(late);
+      for (const server of entry.servers) server.fail(new ProtocolError('timeout', 'server', late.message));
+      await expect(outcome).rejects.toMatchObject({ code: 'timeout' });
+      if (errno !== null) expect(errorOf(await peer.read())).toMatchObject({ errno });
+    }
   });
 
   test('random answers end in an error for the client or in a session, never otherwise', async () => {
