@@ -157,6 +157,12 @@ export class RawMysql {
     return this.#received;
   }
 
+  /** Hands the socket over: nothing that comes is kept any more. */
+  detach(): Socket {
+    this.#socket.removeAllListeners('data');
+    return this.#socket;
+  }
+
   end(): void {
     this.#socket.end(packet(0, Buffer.of(1)));
   }
