@@ -35,7 +35,7 @@ export interface Access {
   readonly library: Library;
   readonly identities: readonly string[];
   /** Null where there is none. */
-  index(): SqliteRecordingIndex | null;
+  index(options?: { write?: boolean }): SqliteRecordingIndex | null;
 }
 
 /** Rejects with an error that says what to give. */
@@ -49,9 +49,11 @@ export async function openAccess(options: AccessOptions): Promise<Access> {
     dataDir,
     identities,
     library: new Library({ store, dataDir, identities }),
-    index: () => {
+    index: (how) => {
       const path = dataDir === null ? null : join(dataDir, INDEX_FILE);
-      return path === null || !existsSync(path) ? null : new SqliteRecordingIndex(path, { readOnly: true });
+      return path === null || !existsSync(path)
+        ? null
+        : new SqliteRecordingIndex(path, { readOnly: how?.write !== true });
     },
   };
 }

@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import type { JournalEvent } from '../recording/events.ts';
 import { EXPORT_FORMATS, type ExportFormat, exportSession } from '../recording/export.ts';
 import { Indexer } from '../recording/indexer.ts';
-import { knownSigningKeys, publicKeyId } from '../recording/keys.ts';
+import { knownSigningKeys, publicKeyId, rotateSigningKey } from '../recording/keys.ts';
 import { emptyReport, type PartFile, type ReadReport } from '../recording/library.ts';
 import {
   bytesText,
@@ -16,7 +16,7 @@ import {
   table,
 } from '../recording/present.ts';
 import { framesOf, Player, statementsOf } from '../recording/replay.ts';
-import { type Verification, verifySession } from '../recording/verify.ts';
+import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
   type SessionFilter,
   type SessionRow,
@@ -91,6 +91,13 @@ export function register(program: Command): void {
     )
     .option('--json', 'one JSON object a session')
     .action(verify);
+  withSession(add('hold', 'keep a recording whatever its retention says: legal hold'))
+    .option('--release', 'lift the hold')
+    .action(hold);
+  add('sizes', 'recordings and bytes by resource')
+    .option('--json', 'one JSON object a resource')
+    .action(sizes);
+  add('rotate-key', 'make a new signing key, which the gateway uses from its next start').action(rotateKey);
 }
 
 function filters(command: Command): Command {
@@ -302,12 +309,57 @@ async function verify(
     if (options.json === true) print(JSON.stringify(result));
     else print(verificationText(result));
   }
+  if (options.all === true) bad += await verifyAll(access, targets, options.json === true);
   const seconds = (performance.now() - began) / 1000;
   if (options.all === true && options.json !== true)
     print(
       `${targets.size} recordings, ${bytesText(bytes)} in ${seconds.toFixed(1)} s: ${bad === 0 ? 'all proven' : `${bad} NOT proven`}`,
     );
   if (bad > 0) process.exitCode = ExitCode.verifyFailed;
+}
+
+async function hold(
+  session: string | undefined,
+  options: SessionOptions & { release?: boolean },
+): Promise<void> {
+  const access = await openAccess(options);
+  const id = await sessionId(access, session, options);
+  const index = access.index({ write: true });
+  if (index === null) throw new Error('a hold is set in the data directory of the gateway');
+  const known = index.hold(id, options.release !== true);
+  index.close();
+  if (!known) throw new Error(`there is no session ${id} in the index`);
+  print(options.release === true ? `${id} is no longer held` : `${id} is held`);
+}
+
+async function sizes(options: AccessOptions): Promise<void> {
+  const access = await openAccess(options);
+  const index = await indexOf(access);
+  const rows = index.sizes();
+  index.close();
+  if (options.json === true) for (const row of rows) print(JSON.stringify(row));
+  else
+    print(
+      table(
+        ['RESOURCE', 'SESSIONS', 'SIZE'],
+        rows.map((row) => [row.resource, row.sessions, bytesText(row.bytes)]),
+      ),
+    );
+}
+
+async function rotateKey(options: AccessOptions): Promise<void> {
+  const { dataDir } = await openAccess(options);
+  if (dataDir === null) throw new Error('the key lies in the data directory of the gateway');
+  print(`recordings are signed by ${rotateSigningKey(dataDir)} from the next start of the gateway`);
+}
+
+/** What only the whole store can show: parts and sessions that are gone. Gives the number of findings. */
+async function verifyAll(access: Access, targets: Map<string, PartFile[]>, json: boolean): Promise<number> {
+  const { findings, locked } = await verifyEntries(access.library, targets);
+  for (const { key, what } of findings) print(json ? JSON.stringify({ key, what }) : `${key}: ${what}`);
+  if (locked > 0 && !json)
+    print(`${locked} recordings of the gateway itself could not be opened: missing sessions would not show`);
+  return findings.length;
 }
 
 function verificationText(result: Verification): string {

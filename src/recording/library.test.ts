@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { generateX25519Identity } from 'age-encryption';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
 import { sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
@@ -17,7 +17,7 @@ import { shown } from './present.ts';
 import { framesOf, Player, type PlayerPorts } from './replay.ts';
 import { DirectoryStore } from './store/directory.ts';
 import { partKey } from './store/store.ts';
-import { verifySession } from './verify.ts';
+import { verifyEntries, verifySession } from './verify.ts';
 
 const QUIET = { info: () => {}, error: () => {} };
 
@@ -27,6 +27,7 @@ class World {
   readonly storePath: string;
   readonly store: DirectoryStore;
   keys!: RecordingKeys;
+  recipients: readonly string[] = [];
   journal!: Journal;
   pipeline!: Pipeline;
 
@@ -38,7 +39,7 @@ class World {
   }
 
   async start(sealMs = 300_000): Promise<void> {
-    this.keys = await loadRecordingKeys(this.dataDir, []);
+    this.keys = await loadRecordingKeys(this.dataDir, this.recipients);
     this.journal = await openJournal({
       dataDir: this.dataDir,
       gateway: 'gw-test',
@@ -168,6 +169,35 @@ describe('reading', () => {
     abort.abort();
     await following;
     await world.stop();
+  });
+});
+
+describe('a gateway that cannot read its own journal', () => {
+  test('stores it after a crash, and reviewers read the session all the same', async () => {
+    using directory = new TemporaryDirectory();
+    const reviewer = await generateX25519Identity();
+    const world = new World(directory.path);
+    world.recipients = [await identityToRecipient(reviewer)];
+    await world.start(0);
+    const record = world.journal.session(sessionStart(newId()));
+    record.begin(new Statement('query', 'SELECT 1', 8));
+    world.journal.flush();
+    await world.pipeline.run();
+    record.begin(new Statement('query', 'SELECT 2', 8));
+    world.journal.flush();
+    const former = world.journal;
+    await world.pipeline.close();
+    rmSync(join(world.dataDir, 'journal', 'lock'));
+    await world.start();
+    await world.pipeline.run();
+    expect(world.index().session(record.id)).toMatchObject({ state: 'interrupted' });
+    await world.stop();
+    const seqs = (await eventsOf(world.library([reviewer]), record.id)).flatMap((event) =>
+      event.type === 'statement_started' ? [event.seq] : [],
+    );
+    expect(seqs).toEqual([1, 2]);
+    await expect(eventsOf(world.library([]), record.id)).rejects.toThrow(/no identity at hand opens/);
+    await former.close();
   });
 });
 
@@ -314,6 +344,25 @@ describe('verifying a session', () => {
     expect(await findings(world, id)).toEqual(['its end is missing: no part closes the session']);
     restore();
     expect(await findings(world, id)).toEqual([]);
+  });
+
+  test('a session or a last part that was deleted shows in the entries of the gateway', async () => {
+    using directory = new TemporaryDirectory();
+    const { world, id, files } = await three(directory.path);
+    const library = world.library();
+    const check = async (): Promise<string[]> =>
+      (await verifyEntries(library, await library.allParts())).findings.map(
+        ({ key, what }) => `${key}: ${what}`,
+      );
+    expect(await check()).toEqual([]);
+    expect((await verifyEntries(library, await library.allParts())).entries).toBe(3);
+    const last = readFileSync(files[2]!);
+    rmSync(files[2]!);
+    expect(await check()).toEqual([`${partKey(id, 3)}: it was sealed, and is not in the store`]);
+    writeFileSync(files[2]!, Buffer.concat([last, last]));
+    expect(await check()).toEqual([`${partKey(id, 3)}: it is not the file that was sealed`]);
+    for (const file of files) rmSync(file);
+    expect((await check()).length).toBe(3);
   });
 
   test('a new signing key leaves old recordings proven; a key nobody knows does not', async () => {

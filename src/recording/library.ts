@@ -1,4 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { JournalEvent } from './events.ts';
 import { decodeEvent } from './format.ts';
@@ -7,7 +8,9 @@ import { unwrapKey } from './keys.ts';
 import { JournalReader, listBoots, openBoot } from './reader.ts';
 import { RecordingError } from './recorder.ts';
 import { type Fault, inspectPart, openPart, type PartInspection, type Place } from './recording.ts';
+import { bundlePrefix, listBundles } from './recovery.ts';
 import { spoolFiles } from './sealer.ts';
+import { parseSegmentName } from './segment.ts';
 import { parsePartKey, partKey, type RecordingStore, sessionPrefix } from './store/store.ts';
 
 /** What is needed to read recordings: the store, perhaps the gateway's own directory, and the identities at hand. */
@@ -44,6 +47,8 @@ export class Library {
   readonly dataDir: string | null;
   readonly #identities: readonly string[];
   readonly #keys = new Map<string, Buffer | null>();
+  /** Folders with the stored journals of boots that could not be recovered; made when first asked for. */
+  #bundles: Promise<Map<string, string>> | null = null;
 
   constructor({ store, dataDir, identities }: LibraryOptions) {
     this.store = store;
@@ -191,9 +196,12 @@ export class Library {
     from: string | null,
     each: (session: string | null, event: () => JournalEvent, boot: string, place: Place) => void,
   ): Promise<void> {
-    if (this.dataDir === null) return;
-    const directory = join(this.dataDir, JOURNAL_DIRECTORY);
-    for (const boot of listBoots(directory)) {
+    const directories = new Map(await this.#bundleFolders());
+    if (this.dataDir !== null) {
+      const live = join(this.dataDir, JOURNAL_DIRECTORY);
+      for (const boot of listBoots(live)) directories.set(boot, live);
+    }
+    for (const [boot, directory] of [...directories].sort()) {
       if (from !== null && boot < from) continue;
       const { bootKey } = await openBoot(directory, boot, this.#identities).catch(() => ({ bootKey: null }));
       if (bootKey === null) continue;
@@ -210,6 +218,28 @@ export class Library {
         reader.close();
       }
     }
+  }
+
+  /** Journals in the store, fetched into a temporary folder that goes with this process. */
+  #bundleFolders(): Promise<Map<string, string>> {
+    if (this.#identities.length === 0) return Promise.resolve(new Map());
+    this.#bundles ??= this.#fetchBundles();
+    return this.#bundles;
+  }
+
+  async #fetchBundles(): Promise<Map<string, string>> {
+    const folders = new Map<string, string>();
+    for (const boot of await listBundles(this.store)) {
+      const folder = mkdtempSync(join(tmpdir(), 'sallyport-bundle-'));
+      process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+      for (const { key } of await this.store.list(bundlePrefix(boot))) {
+        const name = key.slice(bundlePrefix(boot).length);
+        if (parseSegmentName(name) !== null)
+          writeFileSync(join(folder, name), await this.store.get(key), { mode: 0o600 });
+      }
+      folders.set(boot, folder);
+    }
+    return folders;
   }
 
   #merge(

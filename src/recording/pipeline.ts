@@ -214,6 +214,8 @@ export class Pipeline {
         current: this.#options.boot,
         identities: this.#options.identities,
       });
+      this.#indexer?.flush();
+      this.#index?.interrupt(this.#options.gateway, this.#options.boot);
       this.#recovered = true;
     } catch (error) {
       this.#recoverAfter = Date.now() + STORE_RETRY_MS_MIN;

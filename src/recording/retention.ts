@@ -1,5 +1,6 @@
 import type { RecordingIndex, SessionRow } from '../store/recording-index.ts';
 import type { AuditEvent } from './recorder.ts';
+import { DELETED_ACTION } from './sealer.ts';
 import { type RecordingStore, StoreError, sessionPrefix } from './store/store.ts';
 
 /** How long recordings stay, by resource. */
@@ -41,7 +42,7 @@ export async function applyRetention(
       index.remove(session.id);
       deleted += 1;
       audit({
-        action: 'recording_deleted',
+        action: DELETED_ACTION,
         principal: session.principal,
         resource: session.resource,
         clientAddress: null,

@@ -61,6 +61,10 @@ export interface SealerOptions {
   readonly log?: SealerLog;
 }
 
+/** Audit events of a sealed part, in the gateway's own recording. */
+export const SEALED_ACTION = 'recording_sealed';
+export const DELETED_ACTION = 'recording_deleted';
+
 export interface SealerLog {
   info(fields: object, message: string): void;
   error(fields: object, message: string): void;
@@ -393,6 +397,7 @@ export class Sealer {
       // A session that ended has no more events; what is left of it is in the parts' trailers.
       this.#sessions.delete(state.id);
     }
+    if (state.id !== boot) await this.#enter(state.id, part, wanted, state.previous);
     this.#options.sealed?.({
       session: state.id,
       part,
@@ -400,6 +405,25 @@ export class Sealer {
       key: partKey(state.id, part),
       events: writer.events,
       bytes: writer.size,
+    });
+  }
+
+  /**
+   * Enters a part in the gateway's own recording: so it shows when a part, or a whole session, is deleted by somebody who
+   * cannot sign.
+   */
+  async #enter(session: string, part: number, state: RecordingState, sha256: string): Promise<void> {
+    const { boot, gateway } = this.#options;
+    await this.#event(await this.#state(boot), {
+      type: 'audit',
+      at: this.#lastAt,
+      gateway,
+      action: SEALED_ACTION,
+      principal: null,
+      resource: null,
+      client_address: null,
+      reason: null,
+      detail: { session, part, state, sha256 },
     });
   }
 
@@ -425,6 +449,11 @@ export class Sealer {
         if (last.trailer.journal.boot === this.#options.boot) state.sealedTo = last.trailer.journal.to;
         state.ended = last.trailer.state !== 'open';
       }
+      this.#sessions.set(id, state);
+      // Its entry may have been lost with the process that sealed it; a second one does no harm.
+      if (last?.trailer && id !== this.#options.boot)
+        await this.#enter(id, last.trailer.part, last.trailer.state, last.sha256);
+      return state;
     }
     this.#sessions.set(id, state);
     return state;

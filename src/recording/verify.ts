@@ -1,7 +1,9 @@
-import type { KeyObject } from 'node:crypto';
+import { hash, type KeyObject } from 'node:crypto';
 import type { JournalEvent } from './events.ts';
 import type { Library, PartFile } from './library.ts';
 import { inspectPart, openPart, type RecordingState } from './recording.ts';
+import { DELETED_ACTION, SEALED_ACTION } from './sealer.ts';
+import { parsePartKey, partKey } from './store/store.ts';
 
 /** One thing that is wrong with a session's recording. `from` and `to` are byte offsets in the part's file. */
 export interface Finding {
@@ -147,4 +149,48 @@ class ContentCheck {
   #fault(what: string): void {
     if (this.#faults.length < 100) this.#faults.push(what);
   }
+}
+
+/**
+ * Compares the store with the entries that the gateways made for each part they sealed: a part that has an entry, was not
+ * deleted by retention and is not there was taken away, or replaced when its digest differs. `all` are the parts there are.
+ * Entries of recordings that no identity opens cannot be read; their number is given.
+ */
+export async function verifyEntries(
+  library: Library,
+  all: ReadonlyMap<string, readonly PartFile[]>,
+): Promise<{ findings: Finding[]; entries: number; locked: number }> {
+  const entries = new Map<string, string>();
+  const deleted = new Set<string>();
+  let locked = 0;
+  for (const [session, parts] of all) {
+    const [first] = parts;
+    if (first === undefined) continue;
+    const { trailer } = inspectPart(await library.read(first));
+    if (trailer?.journal.boot !== session) continue;
+    try {
+      for await (const event of library.events(session)) {
+        if (event.type !== 'audit' || event.detail === undefined) continue;
+        const id = String(event.detail['session']);
+        if (event.action === DELETED_ACTION) deleted.add(id);
+        if (event.action === SEALED_ACTION)
+          entries.set(partKey(id, Number(event.detail['part'])), String(event.detail['sha256']));
+      }
+    } catch {
+      locked += 1;
+    }
+  }
+  const findings: Finding[] = [];
+  const present = new Map([...all.values()].flat().map((part) => [part.key, part]));
+  for (const [key, sha256] of entries) {
+    const { session } = parsePartKey(key)!;
+    if (deleted.has(session)) continue;
+    const part = present.get(key);
+    if (part === undefined) {
+      findings.push({ key, from: null, to: null, what: 'it was sealed, and is not in the store' });
+    } else if (hash('sha256', await library.read(part)) !== sha256) {
+      findings.push({ key, from: null, to: null, what: 'it is not the file that was sealed' });
+    }
+  }
+  return { findings, entries: entries.size, locked };
 }

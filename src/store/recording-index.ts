@@ -19,6 +19,8 @@ export interface RecordingIndex {
   /** Sets or lifts the legal hold of a session; false when it is not in the index. */
   hold(session: string, held: boolean): boolean;
   remove(session: string): void;
+  /** Marks what a gateway left open in runs before `boot` as interrupted. */
+  interrupt(gateway: string, boot: string): void;
   /** Bytes and sessions by resource. */
   sizes(): { resource: string; sessions: number; bytes: number }[];
   close(): void;
@@ -214,6 +216,13 @@ export class SqliteRecordingIndex implements RecordingIndex {
       this.#database.exec('ROLLBACK');
       throw error;
     }
+  }
+
+  interrupt(gateway: string, boot: string): void {
+    this.#prepare(
+      `UPDATE sessions SET state = 'interrupted', reason = 'interrupted', ended_at = started_at
+       WHERE state = 'live' AND gateway = ? AND id < ?`,
+    ).run(gateway, boot);
   }
 
   sizes(): { resource: string; sessions: number; bytes: number }[] {
