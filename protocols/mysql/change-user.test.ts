@@ -98,6 +98,32 @@ describe.each([false, true])('COM_CHANGE_USER (byte by byte: %s)', (bytewise) =>
     ]);
   });
 
+  test('a session that may only read is held to it again behind every reset', () => {
+    const readOnly = query('SET SESSION TRANSACTION READ ONLY');
+    const session = start({ readOnly: true, database: null });
+    feed(session, 'client', Buffer.concat([query('select 1'), command(0x1f), query('select 2')]), bytewise);
+    expect(session.sent()).toEqual(query('select 1'));
+    feed(session, 'server', okPacket(1), bytewise);
+    expect(session.received()).toEqual(okPacket(1));
+    expect(session.sent()).toEqual(Buffer.concat([command(0x1f), readOnly]));
+    feed(session, 'server', Buffer.concat([okPacket(1), okPacket(1)]), bytewise);
+    expect(session.received()).toEqual(okPacket(1));
+    expect(session.sent()).toEqual(query('select 2'));
+    feed(session, 'server', okPacket(1), bytewise);
+    expect(session.received()).toEqual(okPacket(1));
+    feed(session, 'client', changeUser(NATIVE, Buffer.alloc(0), ''), bytewise);
+    session.received();
+    feed(session, 'client', packets(2, ''), bytewise);
+    const sent = session.sent().toString('latin1');
+    expect(sent.indexOf('READ ONLY')).toBeGreaterThan(0);
+    expect(sent.indexOf('READ ONLY')).toBeLessThan(sent.indexOf('SET NAMES'));
+    expect(session.seen()[1]).toMatchObject({
+      text: 'COM_RESET_CONNECTION',
+      status: 'ok',
+      messages: ['sent to the server: COM_RESET_CONNECTION; SET SESSION TRANSACTION READ ONLY'],
+    });
+  });
+
   test('waits for the commands before it', () => {
     const session = start({});
     feed(

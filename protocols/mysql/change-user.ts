@@ -27,9 +27,32 @@ export interface ChangeUserRequest {
   readonly collation: number | null;
   readonly plugin: string;
   readonly malformed: boolean;
+  /** It is a COM_RESET_CONNECTION, answered here where the server must be told something behind it. */
+  readonly resetOnly: boolean;
+}
+
+/** COM_RESET_CONNECTION of a session that may only read. */
+export const RESET_ONLY: ChangeUserRequest = {
+  user: '',
+  reply: Buffer.alloc(0),
+  database: '',
+  collation: null,
+  plugin: '',
+  malformed: false,
+  resetOnly: true,
+};
+
+interface ServerCommand {
+  readonly reply: 'one' | 'result';
+  readonly payload: Buffer;
+  /** As it stands on record. */
+  readonly shown: string;
 }
 
 const CLEAR = 'mysql_clear_password';
+
+/** What a session that may only read is held to by the server itself. */
+export const READ_ONLY = 'SET SESSION TRANSACTION READ ONLY';
 
 /** Reads the packet as the client's own capabilities lay it out; `fields` stands behind the command byte. */
 export function readChangeUser(fields: Fields, conversation: Conversation): ChangeUserRequest {
@@ -48,6 +71,7 @@ export function readChangeUser(fields: Fields, conversation: Conversation): Chan
     collation,
     plugin: plugin.slice(0, 64),
     malformed,
+    resetOnly: false,
   };
 }
 
@@ -90,6 +114,10 @@ export class ChangeUser {
     this.#sequence = this.#exchange.sequence;
     conversation.changing = this.#exchange;
     conversation.sequence = this.#sequence;
+    if (this.#request.resetOnly) {
+      this.#resetServer();
+      return;
+    }
     if (this.#request.malformed) {
       this.#refuse(new Refusal('protocol_violation', 'the COM_CHANGE_USER packet is cut short'));
       return;
@@ -159,37 +187,48 @@ export class ChangeUser {
   }
 
   #resetServer(): void {
-    const conversation = this.#conversation;
-    const { facts, sink } = conversation;
+    const { resetOnly } = this.#request;
+    const { facts, queryAttributes } = this.#conversation;
     const collation = this.#request.collation ?? facts.collation;
     const database = this.#request.database || facts.database || '';
-    const set = `SET NAMES ${charsetNameOf(collation)}, collation_connection = ${collation}`;
-    const attributes = conversation.queryAttributes ? [0, 1] : [];
-    const commands = [
-      packet(0, Buffer.of(COM_RESET_CONNECTION)),
-      packet(0, Buffer.concat([Buffer.of(COM_QUERY, ...attributes), Buffer.from(set)])),
+    const attributes = queryAttributes ? [0, 1] : [];
+    const commands: ServerCommand[] = [
+      { reply: 'one', payload: Buffer.of(COM_RESET_CONNECTION), shown: 'COM_RESET_CONNECTION' },
     ];
-    if (database !== '')
-      commands.push(packet(0, Buffer.concat([Buffer.of(COM_INIT_DB), Buffer.from(database)])));
-    const shown = ['COM_RESET_CONNECTION', set, ...(database === '' ? [] : [`USE ${database}`])];
-    this.#exchange.statement!.messages = [`sent to the server: ${shown.join('; ')}`];
-    for (let index = 0; index < commands.length; index += 1) {
-      const exchange = new Exchange(index === 1 ? 'result' : 'one', null);
-      const last = index === commands.length - 1;
+    const query = (text: string): void => {
+      const payload = Buffer.concat([Buffer.of(COM_QUERY, ...attributes), Buffer.from(text)]);
+      commands.push({ reply: 'result', payload, shown: text });
+    };
+    if (facts.readOnly) query(READ_ONLY);
+    if (!resetOnly) query(`SET NAMES ${charsetNameOf(collation)}, collation_connection = ${collation}`);
+    if (!resetOnly && database !== '') {
+      const payload = Buffer.concat([Buffer.of(COM_INIT_DB), Buffer.from(database)]);
+      commands.push({ reply: 'one', payload, shown: `USE ${database}` });
+    }
+    this.#send(commands, () => this.#finish(collation, database));
+  }
+
+  /** Sends commands whose replies the client does not see; `done` when the last is answered. */
+  #send(commands: readonly ServerCommand[], done: () => void): void {
+    const conversation = this.#conversation;
+    const shown = commands.map((one) => one.shown).join('; ');
+    this.#exchange.statement!.messages = [`sent to the server: ${shown}`];
+    for (const [index, { reply }] of commands.entries()) {
+      const exchange = new Exchange(reply, null);
       exchange.internal = (error) => {
         this.#failure ??= error;
-        if (last) this.#finish(collation, database);
+        if (index === commands.length - 1) done();
       };
       conversation.push(exchange);
     }
-    sink.toServer(Buffer.concat(commands));
+    conversation.sink.toServer(Buffer.concat(commands.map(({ payload }) => packet(0, payload))));
   }
 
   #finish(collation: number, database: string): void {
     const conversation = this.#conversation;
     conversation.reset();
     conversation.multiStatements = (conversation.facts.capabilities & MULTI_STATEMENTS) !== 0;
-    if (this.#failure === null) {
+    if (this.#failure === null && !this.#request.resetOnly) {
       conversation.charset = charsetOfCollation(collation);
       if (database !== '') conversation.changeDatabase(database);
       conversation.sink.note({ kind: 'session_changed', what: 'change_user', value: this.#request.user });

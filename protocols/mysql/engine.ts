@@ -34,6 +34,7 @@ import {
   SSL,
   without,
 } from './capabilities.ts';
+import { READ_ONLY } from './change-user.ts';
 import { COM_QUERY, COM_QUIT } from './commands.ts';
 import { errorFor, NET_READ_INTERRUPTED, ServerRefused, serverRefused } from './errors.ts';
 import { flavorOf, type Greeting, plainVersion } from './greeting.ts';
@@ -143,6 +144,7 @@ class SignIn {
         status: statusOf(signedIn.ok),
         account,
         database: permit.database,
+        readOnly: permit.readOnly,
         settings: settingsOf(permit.resource),
         changeUser: {
           challenge,
@@ -365,8 +367,8 @@ function factsOf(
 /** The server refuses writes of a session that may only read, unless the session itself takes this back. */
 async function holdToReading(server: ServerLeg, capabilities: number): Promise<void> {
   const { leg } = server;
-  leg.command(query('SET SESSION TRANSACTION READ ONLY', capabilities));
-  const reply = await leg.read('reply to SET SESSION TRANSACTION READ ONLY');
+  leg.command(query(READ_ONLY, capabilities));
+  const reply = await leg.read(`reply to ${READ_ONLY}`);
   if (reply[0] === 0xff) throw serverRefused(reply, 'the session could not be made read-only');
 }
 

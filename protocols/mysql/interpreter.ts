@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { STATEMENT_TEXT_BYTES_MAX } from '../limits.ts';
 import { Statement, type StatementKind } from '../statement.ts';
-import { type ChangeUserRequest, readChangeUser } from './change-user.ts';
+import { type ChangeUserRequest, RESET_ONLY, readChangeUser } from './change-user.ts';
 import type { Charset } from './charset.ts';
 import * as com from './commands.ts';
 import { type Conversation, Exchange } from './conversation.ts';
@@ -313,6 +313,7 @@ export class Interpreter {
         this.#plain('SHOW PROCESSLIST', 'result');
         return;
       case com.COM_RESET_CONNECTION:
+        if (conversation.facts.readOnly) request.changeUser = RESET_ONLY;
         this.#plain('COM_RESET_CONNECTION', 'one').applied = () => conversation.reset();
         return;
       case com.COM_CHANGE_USER:

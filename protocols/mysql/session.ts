@@ -27,6 +27,8 @@ export interface SessionFacts {
   readonly account: string;
   /** The database that the sign-in opened; null for none. */
   readonly database: string | null;
+  /** The server was told to let this session only read; a reset takes that back, and it must be told again. */
+  readonly readOnly: boolean;
   readonly settings: MysqlSettings;
   readonly changeUser: ChangeUserFacts;
 }

@@ -25,6 +25,7 @@ export interface ScriptFacts {
   allowReplication?: boolean;
   collation?: number;
   database?: string | null;
+  readOnly?: boolean;
   changeUser?: Partial<SessionFacts['changeUser']>;
   /** A client that does not know PLUGIN_AUTH. */
   withoutPlugins?: boolean;
@@ -48,6 +49,7 @@ export function factsOf(facts: ScriptFacts = {}): SessionFacts {
     status: 2,
     account: 'app',
     database: facts.database ?? null,
+    readOnly: facts.readOnly ?? false,
     settings: {
       engine: 'mysql',
       flavor,
