@@ -21,8 +21,10 @@ export function presentStatement(
     kind: statement.kind,
     name: statement.name,
     text,
+    // Of the masked text where it was masked: the other digest would let the secret be guessed.
     text_sha256:
-      statement.textSha256 ?? (text === null ? null : createHash('sha256').update(text).digest('hex')),
+      (masked === null ? statement.textSha256 : null) ??
+      (text === null ? null : createHash('sha256').update(text).digest('hex')),
     parameters: (masked === null ? statement.parameters : masked.parameters) ?? [],
     ...(ended
       ? {
