@@ -10,7 +10,10 @@ import { type TdsVersion, versionAtLeast } from './session.ts';
 
 /** "Login failed": drivers show it verbatim and none tries again by itself. */
 const LOGIN_FAILED = 18_456;
-/** "Cannot open database": a tool may offer another. */
+/**
+ * "Cannot open database": a tool may offer another. Only where the server said so: tedious and python-tds take it for
+ * something that passes and try again, which a rule of ours does not.
+ */
 const CANNOT_OPEN_DATABASE = 4060;
 
 /** Severity 14, insufficient permission: shown as an error everywhere. */
@@ -75,7 +78,6 @@ function numberOf(error: unknown): number {
     if (error.kind === 'database') return CANNOT_OPEN_DATABASE;
     if (error.kind === 'unavailable') return error.number;
   }
-  if (error instanceof Refusal && error.code === 'database_not_allowed') return CANNOT_OPEN_DATABASE;
   return LOGIN_FAILED;
 }
 

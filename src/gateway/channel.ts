@@ -1,6 +1,7 @@
 import { constants } from 'node:crypto';
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as tls from 'node:tls';
 import type {
   AcceptTls,
@@ -30,6 +31,13 @@ export interface ChannelTls {
   /** Server side: the name that the certificate must carry, and SNI. Defaults to the address dialled. */
   readonly serverName?: string | null;
 }
+
+/**
+ * How long a client that leaves TLS is left alone. Java's TLS throws away what has arrived when it is closed, and jTDS
+ * closes it only after it has sent LOGIN7: an answer that is too quick is lost, and the driver waits for it in vain. A
+ * real server takes longer than this to sign somebody in; a refusal of ours does not.
+ */
+const CLEARED_SETTLE_MS = 25;
 
 /** The second context of a listener, made from the same options as the first. */
 export function limitedContext(options: tls.SecureContextOptions): tls.SecureContext {
@@ -221,6 +229,7 @@ export class StreamChannel implements Channel {
     this.#tls = null;
     this.#ended = false;
     this.#listen();
+    if (this.side === 'client') await sleep(CLEARED_SETTLE_MS);
   }
 
   /**
