@@ -5,6 +5,9 @@ import mysql2 from 'mysql2/promise';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { MysqlSettings } from '../../../protocols/engine.ts';
 import { mysql } from '../../../protocols/mysql/engine.ts';
+import type { Access } from '../../../src/access/access.ts';
+import { ListenerAccess } from '../../../src/access/listener-access.ts';
+import { makePermit } from '../../../src/access/permit.ts';
 import type { DatabaseServer } from '../../support/database.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from '../../support/gateway.ts';
 import { mariadb11Missing, startMariadb } from '../../support/mariadb.ts';
@@ -78,6 +81,32 @@ async function refusal(
 /** The log is written once the client has been told. */
 async function logged(gateway: TestGateway, text: string): Promise<void> {
   await expect.poll(() => gateway.logs.join('')).toContain(text);
+}
+
+/** Lets everybody in, to read. */
+class ReadingAccess extends ListenerAccess {
+  override async admit(...given: Parameters<Access['admit']>): ReturnType<Access['admit']> {
+    return makePermit({ ...(await super.admit(...given)), readOnly: true });
+  }
+}
+
+/** A session that may only read, before and after what resets it: the server itself refuses to write. */
+async function expectReadOnly(gateway: TestGateway): Promise<void> {
+  const connection = await mysql2.createConnection({
+    host: '127.0.0.1',
+    port: gateway.port,
+    user: 'x',
+    database: 'shop',
+  });
+  const writes = (): Promise<unknown> => connection.query('INSERT INTO goods VALUES (1)');
+  await expect(writes()).rejects.toMatchObject({ errno: 1792 });
+  await connection.reset();
+  await expect(writes()).rejects.toMatchObject({ errno: 1792 });
+  await connection.changeUser({ user: 'y', database: 'shop' });
+  await expect(writes()).rejects.toMatchObject({ errno: 1792 });
+  const [rows] = await connection.query({ sql: 'SELECT COUNT(*) FROM goods', rowsAsArray: true });
+  expect(rows).toEqual([[0]]);
+  await connection.end();
 }
 
 const DENIED = {
@@ -263,6 +292,11 @@ describe.skipIf(mysqlMissing())('MySQL', () => {
       errno: 1044,
       message: expect.stringContaining('shop'),
     });
+  });
+
+  test('a session that may only read', async () => {
+    await server.run('CREATE TABLE shop.goods (id INT)');
+    await expectReadOnly(await gatewayTo(server, { ...verified, access: new ReadingAccess() }));
   });
 
   test('the server knows the client’s attributes, the session and the principal', async () => {
@@ -494,6 +528,15 @@ describe('MariaDB 10.11', () => {
       const gateway = await mariadb({ username, password, ...means });
       expect(await signIn(gateway)).toEqual({ account: `${username}@%`, authentication });
     }
+  });
+
+  test('a session that may only read', async () => {
+    await server.run(
+      'CREATE DATABASE shop',
+      'CREATE TABLE shop.goods (id INT)',
+      "GRANT ALL ON shop.* TO app@'%'",
+    );
+    await expectReadOnly(await mariadb({ access: new ReadingAccess() }));
   });
 
   test('an account of the operating system is not let in over the network', async () => {
