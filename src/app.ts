@@ -1,7 +1,9 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, X509Certificate } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
+import type { Address } from '../protocols/channel.ts';
 import type { Engine, EngineName } from '../protocols/engine.ts';
 import { AccessControl } from './access/access-control.ts';
 import type { LoadedConfig } from './config/load.ts';
@@ -12,7 +14,7 @@ import type { ChannelTls } from './gateway/channel.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { localCertificate } from './gateway/local-certificate.ts';
 import { makeTarget } from './gateway/make-target.ts';
-import type { Door, Target } from './gateway/target.ts';
+import { type Door, listenKey, type Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import { addApi } from './http/api.ts';
 import type { Health, HealthPart, HealthSource } from './http/health.ts';
@@ -26,6 +28,8 @@ import { knownSigningKeys } from './recording/keys.ts';
 import type { Recorder } from './recording/recorder.ts';
 import { Recording } from './recording/setup.ts';
 import type { SecretResolver } from './secrets/resolver.ts';
+import type { StoredLaunch } from './store/state.ts';
+import { type TunnelResource, TunnelServer } from './tunnel/server.ts';
 
 /** Holds the URL of the API, in `data_dir`. */
 export const API_ADDRESS_FILE = 'api.url';
@@ -66,6 +70,9 @@ export class App implements HealthSource {
   readonly #log: Log;
   readonly #lag: EventLoopLag;
   readonly #checking: NodeJS.Timeout;
+  readonly #tunnels: TunnelServer;
+  /** For tools that ask for TLS inside a tunnel; made when the first tunnel is used. */
+  #tunnelTls: Promise<ChannelTls> | null = null;
   #http: HttpServer | null = null;
   #doors: readonly Door[] = [];
   #targets: ReadonlyMap<string, Target> = new Map();
@@ -81,7 +88,10 @@ export class App implements HealthSource {
     this.#resolver = makeResolver(config, log, metrics);
     this.access = new AccessControl(config, {
       audit: (event) => journal.audit(event),
-      endConnections: (launch, refusal) => this.gateway.endLaunch(launch, refusal, 'launch_expired'),
+      endConnections: (launch, refusal) => {
+        this.#tunnels.launchEnded(launch, refusal.message);
+        return this.gateway.endLaunch(launch, refusal, 'launch_expired');
+      },
       secret: async (reference) => {
         const secret = await this.#resolver.secret(reference, AbortSignal.timeout(PROVIDER_CHECK_MS));
         try {
@@ -102,6 +112,19 @@ export class App implements HealthSource {
       now: Date.now,
       askPeers: null,
       endOnRecordingFailure: config.recording.on_failure === 'refuse',
+    });
+    this.#tunnels = new TunnelServer({
+      gateway: config.gateway.name,
+      principal: (token) => this.access.logins.principal(token),
+      launch: (id) => this.access.state.launch(id),
+      endLaunch: (id, by) => void this.access.launches.end(id, by, 'tunnel_closed'),
+      resource: (name) => this.#tunnelResource(name),
+      serve: (launch, stream, remote) => this.#serveTunnel(launch, stream, remote),
+      draining: () => this.gateway.draining,
+      audit: (event) => journal.audit(event),
+      metrics,
+      log,
+      now: Date.now,
     });
     this.#lag = new EventLoopLag(metrics.eventLoopLagSeconds);
     this.#checking = setInterval(() => void this.#checkProviders(), PROVIDER_CHECK_MS);
@@ -125,6 +148,7 @@ export class App implements HealthSource {
         metrics: metrics.registry,
         routes: (server) => app.#addRoutes(server),
       });
+      app.#tunnels.attach(app.#http.server);
     } catch (error) {
       await app.stop(0);
       throw error;
@@ -189,7 +213,9 @@ export class App implements HealthSource {
 
   /** Drains for `graceMs`, then closes everything, the journal last. */
   async stop(graceMs: number): Promise<void> {
+    this.#tunnels.drain();
     await this.gateway.drain(graceMs);
+    await this.#tunnels.close();
     clearInterval(this.#checking);
     this.#lag.stop();
     this.access.close();
@@ -230,7 +256,9 @@ export class App implements HealthSource {
       targets.set(name, await makeTarget(name, resource, parts));
     }
     this.#targets = targets;
-    return Promise.all(config.listeners.map((listener) => this.#makeDoor(listener, targets)));
+    const doors = await Promise.all(config.listeners.map((listener) => this.#makeDoor(listener, targets)));
+    this.#measure(doors);
+    return doors;
   }
 
   async #makeDoor(listener: ListenerConfig, targets: ReadonlyMap<string, Target>): Promise<Door> {
@@ -248,10 +276,67 @@ export class App implements HealthSource {
     };
   }
 
+  /** Gauges that only the configuration changes. */
+  #measure(doors: readonly Door[]): void {
+    const { sessionsLimit, certificateExpirySeconds } = this.metrics;
+    sessionsLimit.reset();
+    certificateExpirySeconds.reset();
+    for (const [resource, { limits }] of this.#targets)
+      sessionsLimit.set({ resource }, limits.maxConnections);
+    for (const { listen, tls } of doors) {
+      if (listen === null || !tls.certificate) continue;
+      const { validToDate } = new X509Certificate(tls.certificate);
+      certificateExpirySeconds.set(
+        { certificate: `listener ${listenKey(listen)}` },
+        validToDate.getTime() / 1000,
+      );
+    }
+  }
+
   /** Drivers of SQL Server insist on TLS: without a certificate of its own, a listener gets this machine's. */
   async #tlsOf(listener: ListenerConfig, engine: EngineName): Promise<ChannelTls> {
     if (listener.tls !== undefined || engine !== 'tds') return listenerTls(listener.tls);
     return listenerTls({ mode: 'prefer', ...(await localCertificate(this.#config.gateway.data_dir)) });
+  }
+
+  #tunnelResource(name: string): TunnelResource | null {
+    if (!Object.hasOwn(this.#config.resources, name)) return null;
+    const { type, database, launch_credentials } = this.#config.resources[name]!;
+    return {
+      type,
+      engine: ENGINE_OF_TYPE[type],
+      database: database ?? null,
+      account: typeof launch_credentials === 'string' ? null : launch_credentials.username,
+    };
+  }
+
+  /** A connection that came through a tunnel is one that came to a door of its own, behind which is just its resource. */
+  async #serveTunnel(launch: StoredLaunch, stream: Duplex, remote: Address): Promise<void> {
+    const target = this.#targets.get(launch.resource);
+    if (target === undefined) {
+      stream.destroy();
+      return;
+    }
+    this.#tunnelTls ??= localCertificate(this.#config.gateway.data_dir).then((files) =>
+      listenerTls({ mode: 'prefer', ...files }),
+    );
+    try {
+      const door: Door = {
+        listen: null,
+        engine: target.engine,
+        targets: [target],
+        clientAuth: launch.verifier === null ? 'tunnel' : 'token',
+        principal: launch.principal,
+        launch: launch.id,
+        tls: await this.#tunnelTls,
+        cancelSource: 'same-ip',
+      };
+      await this.gateway.serve(door, stream, remote);
+    } catch (error) {
+      this.#tunnelTls = null;
+      stream.destroy();
+      this.#log.error({ error: (error as Error).message }, 'tunnels have no certificate');
+    }
   }
 
   #addRoutes(server: FastifyInstance): Promise<void> {

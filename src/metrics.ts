@@ -18,6 +18,18 @@ export class Metrics {
     labelNames: ['resource', 'engine'],
     registers: [this.registry],
   });
+  readonly sessionsLimit = new Gauge({
+    name: 'sallyport_sessions_limit',
+    help: 'Sessions that may be open at once, by `limits.max_connections`.',
+    labelNames: ['resource'],
+    registers: [this.registry],
+  });
+  readonly certificateExpirySeconds = new Gauge({
+    name: 'sallyport_certificate_expiry_seconds',
+    help: 'When the certificate that a listener shows expires, in seconds since the epoch.',
+    labelNames: ['certificate'],
+    registers: [this.registry],
+  });
   readonly sessionsTotal = new Counter({
     name: 'sallyport_sessions_total',
     help: 'Sessions that have ended, by close reason.',
@@ -115,6 +127,25 @@ export class Metrics {
     name: 'sallyport_secret_fetch_failures_total',
     help: 'Secrets that could not be fetched, by provider.',
     labelNames: ['provider'],
+    registers: [this.registry],
+  });
+
+  readonly tunnelsOpen = new Gauge({
+    name: 'sallyport_tunnels_open',
+    help: 'Tunnels that are open now.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly tunnelConnectionsOpen = new Gauge({
+    name: 'sallyport_tunnel_connections_open',
+    help: 'Connections that tunnels carry now.',
+    labelNames: ['resource', 'engine'],
+    registers: [this.registry],
+  });
+  readonly tunnelRefusalsTotal = new Counter({
+    name: 'sallyport_tunnel_refusals_total',
+    help: 'Tunnels and connections through them that were refused before they were open, by what for.',
+    labelNames: ['code'],
     registers: [this.registry],
   });
 
