@@ -46,6 +46,8 @@ export class Request {
 export class Interpreter {
   readonly #conversation: Conversation;
   readonly #request = new Request();
+  /** Bytes of the command that are not inspected, as far as its first header tells. */
+  #beyond = 0;
 
   constructor(conversation: Conversation) {
     this.#conversation = conversation;
@@ -53,11 +55,12 @@ export class Interpreter {
 
   /**
    * Reads the command whose payload begins at `start`. `end` is the payload's end, or as far as it is inspected where
-   * `whole` is false. Never throws.
+   * `whole` is false; `length` is what its first header says. Never throws.
    */
-  read(bytes: Buffer, start: number, end: number, whole: boolean): Request {
+  read(bytes: Buffer, start: number, end: number, whole: boolean, length: number): Request {
     const request = this.#request;
     request.clear();
+    this.#beyond = start + length - end;
     if (start === end) {
       // Servers take an empty packet for COM_SLEEP, and answer with an error.
       request.exchange = new Exchange('one', null);
@@ -135,7 +138,14 @@ export class Interpreter {
       }
     }
     const statement = this.#textStatement('query', bytes, readable ? textStart : -1, end, whole);
-    if (!readable) statement.textBytes = end - start - 1;
+    if (!readable) {
+      // A text that we cannot find cannot be judged, nor put on record: it does not run.
+      statement.textBytes = end - start - 1;
+      this.#request.refused = {
+        code: ERROR_CODES.protocol_violation,
+        message: 'Malformed communication packet',
+      };
+    }
     if (attributes !== null && attributes.parameters.length > 0 && conversation.options.parameters) {
       statement.parameters = attributes.parameters;
     }
@@ -159,7 +169,8 @@ export class Interpreter {
     const request = this.#request;
     const { charset } = this.#conversation;
     const text = from < 0 ? null : charset.decode(bytes, from, end);
-    const statement = new Statement(kind, text, from < 0 ? 0 : end - from);
+    // A text that goes on beyond what is here says so by its length: nobody may take it for whole.
+    const statement = new Statement(kind, text, from < 0 ? 0 : end - from + this.#beyond);
     statement.opaque = text === null;
     request.statement = statement;
     if (from >= 0 && !whole) request.textStart = from;

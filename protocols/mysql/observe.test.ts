@@ -773,6 +773,23 @@ describe('the gate', () => {
     }
   });
 
+  test('the gate can tell that a text goes on beyond what it sees', () => {
+    const text = `/* ${'x'.repeat(1_200_000)} */ drop table t`;
+    let seen: [number, number] = [0, 0];
+    const { session } = play(
+      {
+        decide: ({ text: shown, textBytes }) => {
+          seen = [shown!.length, textBytes];
+          return { action: 'allow' };
+        },
+        steps: [{ C: query(text) }],
+      },
+      65_536,
+    );
+    expect(seen).toEqual([1024 * 1024 - 1, text.length]);
+    expect(session.begun[0]!.textSha256).toBe(createHash('sha256').update(text).digest('hex'));
+  });
+
   test('the gate sees a text that an event cuts', () => {
     const text = `/* ${'x'.repeat(100_000)} */ drop table t`;
     let seen = '';
@@ -860,12 +877,14 @@ describe('texts', () => {
     ]);
   });
 
-  test('attributes that make no sense leave the text unread, and the bytes untouched', () => {
-    const { seen } = passes({
+  test('attributes that make no sense hide the text: it does not run', () => {
+    const { seen, sent, received } = follow({
       facts: { capabilities: FLAG.queryAttributes },
-      steps: [{ C: command(3, '\x05\x01\0') }, { S: packets(1, error(1835)) }],
+      steps: [{ C: command(3, '\x05\x01\0', 'drop table t') }],
     });
-    expect(seen).toMatchObject([{ text: null, opaque: true, status: 'error' }]);
+    expect(sent.length).toBe(0);
+    expect(received.readUInt16LE(5)).toBe(1835);
+    expect(seen).toMatchObject([{ text: null, opaque: true, status: 'denied' }]);
   });
 
   test('an execution with attributes behind its parameters', () => {

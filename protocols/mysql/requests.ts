@@ -247,7 +247,7 @@ export class Requests implements ChangeUserPort {
   #command(bytes: Buffer, at: number, end: number): boolean {
     const length = payloadLength(bytes, at);
     const whole = length === end - at - HEADER_BYTES && length < PACKET_PAYLOAD_BYTES_MAX;
-    const request = this.#interpreter.read(bytes, at + HEADER_BYTES, end, whole);
+    const request = this.#interpreter.read(bytes, at + HEADER_BYTES, end, whole, length);
     const { exchange } = request;
     if (exchange !== null) exchange.sequence = (bytes[at + 3]! + 1) & 0xff;
     if (request.changeUser !== null) return this.#changeUser(request, bytes, at, end, whole);

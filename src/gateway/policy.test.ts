@@ -40,6 +40,22 @@ describe('read-only access', () => {
     expect(statementGate({ ...RULES, ...readOnly })(statement).action).toBe('refuse');
   });
 
+  test('lets the commands of MySQL pass that are no SQL, and a query be stopped', () => {
+    const mysql = { ...readOnly, engine: 'mysql' as const };
+    for (const text of [
+      'COM_STATISTICS',
+      'COM_FIELD_LIST t %',
+      'COM_RESET_CONNECTION',
+      'USE `lab`',
+      'KILL QUERY 7',
+    ]) {
+      expect([text, verdict(mysql, text, 'command')]).toEqual([text, 'allow']);
+    }
+    for (const text of ['COM_REFRESH 1', 'DROP DATABASE `x`', 'KILL 7', 'KILL QUERY 7; drop table t']) {
+      expect([text, verdict(mysql, text, 'command')]).toEqual([text, 'refuse']);
+    }
+  });
+
   test('knows the procedures that drivers look things up with', () => {
     expect(verdict({ ...readOnly, engine: 'tds' }, null, 'rpc', 'sp_tables')).toBe('allow');
     expect(verdict({ ...readOnly, engine: 'tds' }, null, 'rpc', 'sp_columns_100')).toBe('allow');

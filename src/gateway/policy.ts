@@ -55,12 +55,19 @@ function judge(text: string, statement: Statement, rules: StatementRules, dialec
   if (rules.readOnly) {
     // What was cut off cannot be judged.
     const whole = statement.textBytes <= Buffer.byteLength(text);
+    if (dialect === 'mysql' && statement.kind === 'command' && COMMANDS_THAT_LOOK.test(text)) return ALLOW;
+    if (dialect === 'mysql' && STOPPING_A_QUERY.test(text)) return ALLOW;
     if (!whole || !onlyReads(text, dialect)) {
       return refuse(READ_ONLY, READ_ONLY_HINT);
     }
   }
   return ALLOW;
 }
+
+/** MySQL's commands that are no SQL, by the names under which they are on record. None of these changes data. */
+const COMMANDS_THAT_LOOK = /^COM_(?:STATISTICS|RESET_CONNECTION|FIELD_LIST .*|CHANGE_USER .*)$/s;
+/** What command lines and drivers send over a second connection when their user cancels. */
+const STOPPING_A_QUERY = /^\s*(?:\/\*[^*!]*\*\/\s*)?KILL\s+QUERY\s+\d+\s*;?\s*$/i;
 
 /** Procedures that only look things up, as drivers and tools call them by name (Transact-SQL catalog procedures). */
 const LOOKING =
