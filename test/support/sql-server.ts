@@ -1,10 +1,12 @@
+import { randomBytes } from 'node:crypto';
 import { tds } from '../../protocols/tds/engine.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from './gateway.ts';
 import { startTdsDouble, type TdsDouble, type TdsDoubleOptions } from './tds-double/double.ts';
 
 /**
  * The SQL Server that tests run against: the one that `SALLYPORT_TEST_MSSQL_URL` names (`mssql://user:password@host:port/database`),
- * or else the test double. Tests of the one must hold for the other: real T-SQL, real error numbers.
+ * one in a container (`docker:mcr.microsoft.com/mssql/server:2022-latest`, whose licence whoever sets this accepts), or
+ * else the test double. Tests of the one must hold for the others: real T-SQL, real error numbers.
  */
 export interface SqlServer {
   readonly host: string;
@@ -19,6 +21,7 @@ export interface SqlServer {
 
 export async function startSqlServer(options: Partial<TdsDoubleOptions> = {}): Promise<SqlServer> {
   const url = process.env['SALLYPORT_TEST_MSSQL_URL'];
+  if (url?.startsWith('docker:')) return containerServer(url.slice('docker:'.length));
   if (url) return realServer(new URL(url));
   const double = await startTdsDouble({
     encryption: 'off',
@@ -34,6 +37,29 @@ export async function startSqlServer(options: Partial<TdsDoubleOptions> = {}): P
     database: 'shop',
     double,
     close: () => double.close(),
+  };
+}
+
+/** Fails where no container engine answers: it was asked for by name. */
+async function containerServer(image: string): Promise<SqlServer> {
+  const { GenericContainer, Wait } = await import('testcontainers');
+  const password = `Aa1-${randomBytes(12).toString('hex')}`;
+  const container = await new GenericContainer(image)
+    .withEnvironment({ ACCEPT_EULA: 'Y', MSSQL_PID: 'Developer', MSSQL_SA_PASSWORD: password })
+    .withExposedPorts(1433)
+    .withWaitStrategy(Wait.forLogMessage(/Recovery is complete/))
+    .withStartupTimeout(170_000)
+    .start();
+  return {
+    host: container.getHost(),
+    port: container.getMappedPort(1433),
+    username: 'sa',
+    password,
+    database: 'tempdb',
+    double: null,
+    close: async () => {
+      await container.stop();
+    },
   };
 }
 
