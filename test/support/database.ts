@@ -161,7 +161,10 @@ export async function startDatabase(family: Family, options: StartOptions = {}):
     mysql.createConnection({ socketPath: socket, user: 'root', multipleStatements: true });
   let child = await launch(family, args, root, errorLog);
   // A test run that dies must not leave servers behind.
-  const onExit = (): void => void child.kill('SIGKILL');
+  const onExit = (): void => {
+    child.kill('SIGKILL');
+    rmSync(folder, { recursive: true, force: true });
+  };
   process.on('exit', onExit);
   const run = async (...statements: string[]): Promise<Record<string, unknown>[]> => {
     const connection = await root();
@@ -261,7 +264,7 @@ async function halt(child: ChildProcess): Promise<void> {
   clearTimeout(timer);
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 
 /** A TCP relay between a client and a server of a test: to see the bytes, or to come from another address. */
 export interface ByteRelay {
@@ -15,6 +16,8 @@ export interface RelayOptions {
   readonly localAddress?: string;
   /** The address that it listens on. Default: 127.0.0.1. */
   readonly host?: string;
+  /** Keeps the client's first bytes back for as long. */
+  readonly holdFirstMs?: number;
 }
 
 /** Relays what comes to a free port to `port` of 127.0.0.1. */
@@ -33,8 +36,10 @@ export async function startRelay(port: number, options: RelayOptions = {}): Prom
       [far, near, toClient],
     ] as const) {
       sockets.add(from);
-      from.on('data', (chunk: Buffer) => {
+      const held = from === near && options.holdFirstMs !== undefined ? delay(options.holdFirstMs) : null;
+      from.on('data', async (chunk: Buffer) => {
         kept.push(chunk);
+        if (held !== null) await held;
         to.write(chunk);
       });
       from.on('end', () => to.end());

@@ -1,6 +1,5 @@
 import { connect as connectSocket } from 'node:net';
 import { userInfo } from 'node:os';
-import { setTimeout as delay } from 'node:timers/promises';
 import mysql2 from 'mysql2/promise';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { MysqlSettings } from '../../../protocols/engine.ts';
@@ -366,8 +365,8 @@ describe.skipIf(mysqlMissing())('MySQL', () => {
 
   test('a client that thinks longer than the server waits gets in all the same', async () => {
     const gateway = await gatewayTo(server, verified);
-    const slow = new SlowRelay();
-    const port = await slow.start(gateway.port, 2600);
+    const slow = await startRelay(gateway.port, { holdFirstMs: 2600 });
+    const { port } = slow;
     const connection = await mysql2.createConnection({ host: '127.0.0.1', port, user: 'x' });
     const [rows] = await connection.query({ sql: 'SELECT 1', rowsAsArray: true });
     expect(rows).toEqual([[1]]);
@@ -465,35 +464,6 @@ describe.skipIf(mysqlMissing())('MySQL', () => {
     socket.destroy();
   });
 });
-
-/** Holds the client's first bytes back. */
-class SlowRelay {
-  #close: () => Promise<void> = async () => {};
-
-  async start(port: number, milliseconds: number): Promise<number> {
-    const { createServer } = await import('node:net');
-    const server = createServer((near) => {
-      const far = connectSocket(port, '127.0.0.1');
-      let held = true;
-      near.on('data', async (chunk: Buffer) => {
-        if (held) await delay(milliseconds);
-        held = false;
-        far.write(chunk);
-      });
-      far.on('data', (chunk: Buffer) => near.write(chunk));
-      for (const socket of [near, far]) socket.on('error', () => {});
-      near.on('close', () => far.destroy());
-      far.on('close', () => near.destroy());
-    });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    this.#close = () => new Promise((resolve) => server.close(() => resolve()));
-    return (server.address() as { port: number }).port;
-  }
-
-  close(): Promise<void> {
-    return this.#close();
-  }
-}
 
 describe('MariaDB 10.11', () => {
   let server: DatabaseServer;
