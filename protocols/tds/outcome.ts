@@ -114,7 +114,18 @@ export class Outcome {
     }
     if (!record || role === 'option') return;
     this.statement.outputs ??= [];
-    this.statement.outputs.push(value);
+    this.statement.outputs.push(value.name === null ? { ...value, name: this.#nameOf(position) } : value);
+  }
+
+  /** The name of the `position`th output parameter, where it came back without one. */
+  #nameOf(position: number): string | null {
+    let outputs = 0;
+    let values = 0;
+    for (const { output, role } of this.call?.parameters ?? []) {
+      if (output && outputs++ === position) return this.statement.parameters?.[values]?.name ?? null;
+      if (role === 'value') values += 1;
+    }
+    return null;
   }
 
   finish(status: StatementStatus, transaction: TransactionState, handles: KnownHandles): void {

@@ -405,10 +405,7 @@ const FUNCTIONS: Readonly<Record<string, Function>> = {
   XACT_STATE: (_args, { state }) => literal(state.transactions > 0 ? 1 : 0),
   OBJECT_ID: ([name], { state }) => {
     const key = types.text(name!.value).split('.').at(-1)!.replaceAll(/[[\]]/g, '').toLowerCase();
-    return {
-      type: types.INT,
-      value: state.tables(key).has(key) || state.store.procedures.has(key) ? 1 : null,
-    };
+    return { type: types.INT, value: state.objectId(key) };
   },
   CHAR: ([code]) => ({ type: types.varchar(1), value: String.fromCharCode(Number(code!.value)) }),
   NCHAR: ([code]) => literal(String.fromCharCode(Number(code!.value))),

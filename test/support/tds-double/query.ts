@@ -11,7 +11,7 @@ import {
 import type { SqlToken } from './lexer.ts';
 import type { ResultColumn } from './output.ts';
 import type { SessionState } from './state.ts';
-import { INT, type SqlValue } from './types.ts';
+import { BIT, INT, nvarchar, type SqlValue } from './types.ts';
 
 /** SELECT of the test double: one source, a filter, an order, aggregates over all rows, UNION ALL. */
 export interface Query {
@@ -201,6 +201,7 @@ function parsePart(cursor: TokenCursor): Source {
   if (cursor.accept('WITH')) parseAnything(cursor);
   if (path === 'sys.all_objects' || path === 'sys.all_columns' || path === 'master.dbo.spt_values')
     return ENDLESS;
+  if (path === 'sys.columns') return CATALOGUE;
   return {
     names: (state) => state.table(name).columns,
     *rows({ state }) {
@@ -211,6 +212,33 @@ function parsePart(cursor: TokenCursor): Source {
     },
   };
 }
+
+/** The columns of all tables, with what bulk loads ask of them. */
+const CATALOGUE: Source = {
+  names: () => [
+    { name: 'object_id', type: INT },
+    { name: 'column_id', type: INT },
+    { name: 'name', type: nvarchar(128) },
+    { name: 'collation_name', type: nvarchar(128) },
+    { name: 'is_computed', type: BIT },
+    { name: 'encryption_type', type: INT },
+  ],
+  *rows({ state }) {
+    for (const [key, table] of [...state.store.tables, ...state.temporary]) {
+      for (const [index, { name, type }] of table.columns.entries()) {
+        const isText = [0xa7, 0xaf, 0xe7, 0xef].includes(type.id);
+        yield new Map<string, SqlValue>([
+          ['object_id', { type: INT, value: state.objectId(key) }],
+          ['column_id', { type: INT, value: index + 1 }],
+          ['name', { type: nvarchar(128), value: name }],
+          ['collation_name', { type: nvarchar(128), value: isText ? 'SQL_Latin1_General_CP1_CI_AS' : null }],
+          ['is_computed', { type: BIT, value: 0 }],
+          ['encryption_type', { type: INT, value: null }],
+        ]);
+      }
+    }
+  },
+};
 
 const ENDLESS: Source = {
   names: () => [],

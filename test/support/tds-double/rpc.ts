@@ -1,4 +1,4 @@
-import { parseType, TokenCursor } from './expressions.ts';
+import { TokenCursor } from './expressions.ts';
 import { lex } from './lexer.ts';
 import type { Output } from './output.ts';
 import { parseQuery } from './query.ts';
@@ -127,11 +127,12 @@ type SystemProcedure = (
 ) => Promise<void>;
 
 const SYSTEM: Readonly<Record<string, SystemProcedure>> = {
-  sp_executesql: async ([sql, , ...values], state, output) => {
-    const variables = named(values, '');
+  sp_executesql: async ([sql, declaration, ...values], state, output) => {
+    const declared = declaration === undefined ? '' : text(declaration.value.value);
+    const variables = named(values, declared);
     await runBatch(text(sql!.value.value), state, variables, output);
     output.returnStatus(0);
-    returnOutputs(values, variables, output, 2);
+    returnOutputs(values, declared, variables, output, 2);
   },
   sp_prepare: async ([asked, declaration, sql], state, output) => {
     const handle = remember(state, text(sql!.value.value), text(declaration!.value.value));
@@ -144,7 +145,7 @@ const SYSTEM: Readonly<Record<string, SystemProcedure>> = {
     await runBatch(text(sql!.value.value), state, variables, output);
     output.returnStatus(0);
     output.returnValue(0, asked!.name, { type: INT, value: handle });
-    returnOutputs(values, variables, output, 3);
+    returnOutputs(values, text(declaration!.value.value), variables, output, 3);
   },
   sp_execute: async ([handle, ...values], state, output) => {
     const prepared = state.handles.get(Number(handle!.value.value));
@@ -154,7 +155,19 @@ const SYSTEM: Readonly<Record<string, SystemProcedure>> = {
     const variables = named(values, prepared.declaration);
     await runBatch(prepared.sql, state, variables, output);
     output.returnStatus(0);
-    returnOutputs(values, variables, output, 1);
+    returnOutputs(values, prepared.declaration, variables, output, 1);
+  },
+  sp_prepexecrpc: async ([asked, procedure, ...values], state, output) => {
+    const name = text(procedure!.value.value);
+    const places = values.map((_value, index) => `@P${index + 1}`);
+    const declaration = places.map((place) => `${place} sql_variant`).join(',');
+    const handle = remember(state, `EXEC ${name} ${places.join(', ')}`, declaration);
+    const { status, outputs } = await callProcedure(name, values, state, output);
+    output.returnStatus(status);
+    output.returnValue(0, asked!.name, { type: INT, value: handle });
+    outputs.forEach((value, index) => {
+      if (value !== null && values[index]!.output) output.returnValue(index + 2, value.name, value.value);
+    });
   },
   sp_unprepare: async ([handle], state, output) => {
     state.handles.delete(Number(handle!.value.value));
@@ -241,24 +254,33 @@ function declaredNames(declaration: string): string[] {
   const names: string[] = [];
   while (cursor.current.kind === 'variable') {
     names.push(cursor.next().text);
-    cursor.accept('AS');
-    parseType(cursor);
-    cursor.accept('=');
-    cursor.accept('OUTPUT');
-    cursor.accept('OUT');
+    skipDeclaration(cursor);
     cursor.accept(',');
   }
   return names;
 }
 
+/** A type and whatever else stands between two names. */
+function skipDeclaration(cursor: TokenCursor): void {
+  for (let depth = 0; cursor.current.kind !== 'end'; ) {
+    if (depth === 0 && cursor.current.text === ',') return;
+    const { text: token } = cursor.next();
+    if (token === '(') depth += 1;
+    if (token === ')') depth -= 1;
+  }
+}
+
 function returnOutputs(
   values: readonly Parameter[],
+  declaration: string,
   variables: Map<string, SqlValue>,
   output: Output,
   offset: number,
 ): void {
+  const declared = declaration === '' ? [] : declaredNames(declaration);
   values.forEach(({ name, output: isOutput, value }, index) => {
-    if (isOutput) output.returnValue(index + offset, name, variables.get(name.toLowerCase()) ?? value);
+    const variable = (name || declared[index] || `@p${index}`).toLowerCase();
+    if (isOutput) output.returnValue(index + offset, name, variables.get(variable) ?? value);
   });
 }
 

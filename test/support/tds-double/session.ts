@@ -146,7 +146,7 @@ function bulkLoad(payload: Buffer, state: SessionState, output: Output): void {
   let count = 0;
   while (from.left > 0) {
     const token = from.u8();
-    if (token === 0x81) columns = readColumns(from, state.old);
+    if (token === 0x81) columns = readColumns(from, state);
     else if (token === 0xd1 || token === 0xd2) {
       const bitmap = token === 0xd2 ? from.take(Math.ceil(columns.length / 8)) : null;
       const values = columns.map(({ type }, index) => {
@@ -169,8 +169,13 @@ function bulkLoad(payload: Buffer, state: SessionState, output: Output): void {
   output.done(Command.bulk, count);
 }
 
-function readColumns(from: Bytes, old: boolean): { name: string; type: SqlType }[] {
+function readColumns(
+  from: Bytes,
+  { old, columnEncryption }: SessionState,
+): { name: string; type: SqlType }[] {
   const count = from.u16();
+  // The table of keys; no column of the double is encrypted.
+  if (columnEncryption) from.u16();
   const columns: { name: string; type: SqlType }[] = [];
   for (let index = 0; index < count; index += 1) {
     from.take(old ? 4 : 6);

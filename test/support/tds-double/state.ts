@@ -73,6 +73,8 @@ export class SessionState {
   database: string;
   noCount = false;
   formatOnly = false;
+  /** SET IMPLICIT_TRANSACTIONS ON: what changes rows begins a transaction. */
+  implicit = false;
   rowCount = 0;
   lastError = 0;
   identity: number | null = null;
@@ -121,6 +123,13 @@ export class SessionState {
     return found;
   }
 
+  /** The object's number, or null where there is none of that name. */
+  objectId(name: string): number | null {
+    const names = [...this.store.tables.keys(), ...this.temporary.keys(), ...this.store.procedures.keys()];
+    const index = names.indexOf(name.toLowerCase());
+    return index < 0 ? null : 100 + index;
+  }
+
   /** Rows of all tables as they are. */
   capture(): Map<Table, SqlValue[][]> {
     return new Map(
@@ -139,6 +148,7 @@ export class SessionState {
     this.database = this.loginDatabase;
     this.noCount = false;
     this.formatOnly = false;
+    this.implicit = false;
     if (this.snapshot !== null) this.restore(this.snapshot);
     this.transactions = 0;
     this.snapshot = null;

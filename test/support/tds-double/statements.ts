@@ -129,13 +129,20 @@ const STATEMENTS: Readonly<Record<string, (cursor: TokenCursor) => Statement>> =
   RETURN: parseReturn,
 };
 
+const WRITES: readonly string[] = ['INSERT', 'UPDATE', 'DELETE'];
+
 function parseStatement(cursor: TokenCursor): Statement {
   const { current } = cursor;
   const word = current.kind === 'word' ? current.text.toUpperCase() : '';
   const parse = STATEMENTS[word];
   if (parse !== undefined) {
     if (word !== 'SELECT') cursor.next();
-    return parse(cursor);
+    const statement = parse(cursor);
+    if (!WRITES.includes(word)) return statement;
+    return async (run) => {
+      if (run.state.implicit && run.state.transactions === 0) beginTransaction(run.state, run.output);
+      await statement(run);
+    };
   }
   // The first statement of a batch may be a call without EXEC.
   if (cursor.at === 0 && current.kind === 'word') return parseExecute(cursor);
@@ -420,6 +427,7 @@ function parseSet(cursor: TokenCursor): Statement {
     const on = words.at(-1) === 'ON';
     if (words[0] === 'NOCOUNT') state.noCount = on;
     if (words[0] === 'FMTONLY') state.formatOnly = on;
+    if (words[0] === 'IMPLICIT_TRANSACTIONS') state.implicit = on;
     output.done(Command.none, null);
   };
 }
@@ -621,6 +629,14 @@ export async function callProcedure(
   output: Output,
 ): Promise<{ status: number; outputs: (NamedValue | null)[] }> {
   const procedure = state.store.procedures.get(name.toLowerCase());
+  if (procedure === undefined && name.toLowerCase() === 'sp_executesql') {
+    const [sql, , ...values] = args;
+    const given = new Map(values.map((value) => [value.name.toLowerCase(), value.value]));
+    const { formatOnly, noCount } = state;
+    await runBatch(types.text(sql!.value.value), state, given, output);
+    Object.assign(state, { formatOnly, noCount });
+    return { status: 0, outputs: [] };
+  }
   if (procedure === undefined) {
     throw new SqlError(2812, 16, `Could not find stored procedure '${name}'.`, true, 62);
   }

@@ -1,0 +1,360 @@
+import { execFile, spawn } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { TestGateway } from '../../support/gateway.ts';
+import type { RecordedSession, RecordedStatement } from '../../support/memory-recorder.ts';
+import { type SqlServer, startSqlGateway, startSqlServer } from '../../support/sql-server.ts';
+
+/**
+ * The drivers and tools that people use with SQL Server, each on a tour of what it can do: directly and through the
+ * gateway it prints the same, and what it did is on record.
+ */
+
+const run = promisify(execFile);
+const ROOT = join(import.meta.dirname, '..', '..', '..');
+const CLIENTS = join(ROOT, 'var', 'clients');
+const JAVA_PATH = ['jtds-1.3.1.jar', 'mssql-jdbc-13.4.0.jre11.jar']
+  .map((jar) => join(CLIENTS, 'java', jar))
+  .join(delimiter);
+
+interface Way {
+  readonly port: number;
+  readonly user: string;
+  readonly password: string;
+}
+
+let server: SqlServer;
+let gateway: TestGateway;
+let folder: string;
+
+beforeAll(async () => {
+  server = await startSqlServer({ mars: true });
+  gateway = await startSqlGateway(server, { mars: true });
+  folder = await mkdtemp(join(tmpdir(), 'sallyport-tds-'));
+});
+
+afterAll(async () => {
+  await gateway?.close();
+  await server?.close();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+interface Toured {
+  readonly output: string;
+  readonly sessions: readonly RecordedSession[];
+  readonly statements: readonly RecordedStatement[];
+}
+
+/** Takes the tour both ways, which must look the same, and gives what it showed and what the record has of it. */
+async function both(tour: (way: Way) => Promise<string>): Promise<Toured> {
+  const expected = await tour({ port: server.port, user: server.username, password: server.password });
+  const from = gateway.recorder.sessions.length;
+  const output = await tour({ port: gateway.port, user: 'somebody', password: 'anything' });
+  expect(output).toBe(expected);
+  const sessions = gateway.recorder.sessions.slice(from);
+  await gateway.recorder.until(() => sessions.every(({ end_ }) => end_ !== null));
+  const statements = sessions.flatMap((session) => session.statements);
+  expect(sessions.flatMap(({ notes }) => notes.filter(({ kind }) => kind === 'opaque'))).toEqual([]);
+  expect(statements.filter(({ ended, opaque }) => !ended || opaque)).toEqual([]);
+  return { output, sessions, statements };
+}
+
+/** The lines of a tour by the word that they begin with; of several, the last. */
+function steps(output: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const line of output.trim().split('\n')) {
+    const [, step, value] = /^(.*?) (\[.*|\S+|\d.*)$/.exec(line) ?? [null, line, ''];
+    found[step!] = value!;
+  }
+  return found;
+}
+
+function texts(statements: readonly RecordedStatement[]): (string | null)[] {
+  return statements.map(({ text }) => text);
+}
+
+function find(statements: readonly RecordedStatement[], pattern: RegExp): RecordedStatement {
+  const found = statements.find(({ text }) => text !== null && pattern.test(text));
+  if (found === undefined)
+    throw new Error(`not on record: ${pattern}; there is ${texts(statements).join(' | ').slice(0, 3000)}`);
+  return found;
+}
+
+/** The call of a procedure of the tour's own, and not the statements that make and drop it. */
+function call(statements: readonly RecordedStatement[], pattern: RegExp): RecordedStatement {
+  return find(
+    statements.filter(({ kind }) => kind === 'rpc'),
+    pattern,
+  );
+}
+
+function python(driver: string) {
+  return async ({ port, user, password }: Way): Promise<string> => {
+    const script = join(ROOT, 'test', 'clients', 'python', 'sqlserver_tour.py');
+    const args = [script, driver, '127.0.0.1', String(port), user, password, server.database];
+    const { stdout } = await run(join(CLIENTS, 'python', 'bin', 'python'), args, { timeout: 60_000 });
+    return stdout;
+  };
+}
+
+function java(url: (port: number) => string) {
+  return async ({ port, user, password }: Way): Promise<string> => {
+    const script = join(ROOT, 'test', 'clients', 'java', 'SqlServerTour.java');
+    const { stdout } = await run(
+      'java',
+      [
+        '-Dfile.encoding=UTF-8',
+        '-Dstdout.encoding=UTF-8',
+        '-cp',
+        JAVA_PATH,
+        script,
+        url(port),
+        user,
+        password,
+      ],
+      { timeout: 90_000, env: { ...process.env, LC_ALL: 'C.UTF-8' } },
+    );
+    return stdout;
+  };
+}
+
+/** Runs a command with a text for its input; gives what it prints, whatever its exit code. */
+function fed(
+  command: string,
+  args: readonly string[],
+  input: string,
+  environment: Record<string, string> = {},
+): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { env: { ...process.env, ...environment }, timeout: 60_000 });
+    const shown: Buffer[] = [];
+    const complained: Buffer[] = [];
+    child.stdout.on('data', (part: Buffer) => shown.push(part));
+    child.stderr.on('data', (part: Buffer) => complained.push(part));
+    child.on('error', reject);
+    child.on('close', () => resolve(Buffer.concat([...shown, ...complained]).toString('utf8')));
+    child.stdin.end(input);
+  });
+}
+
+test('pymssql, on DB-Library', async () => {
+  const { output, statements } = await both(python('pymssql'));
+  expect(steps(output)).toMatchObject({
+    inserted: '2',
+    updated: '6',
+    many: '20000',
+    duplicate: '2627',
+    missing: '208',
+  });
+  expect(find(statements, /^tour_out_pymssql$/)).toMatchObject({
+    kind: 'rpc',
+    parameters: [{ value: 21 }, { value: null }],
+    returnStatus: 5,
+    outputs: [{ value: 42 }],
+  });
+  expect(find(statements, /12345\.6789/)).toMatchObject({ kind: 'batch', rowsAffected: 1 });
+  expect(find(statements, /WHERE id >= 10/)).toMatchObject({ rowsAffected: 6, transaction: 'active' });
+  expect(find(statements, /no_such_table/)).toMatchObject({ status: 'error', error: { code: '208' } });
+});
+
+test('python-tds', async () => {
+  const { output, statements } = await both(python('pytds'));
+  expect(steps(output)).toMatchObject({
+    procedure: '[[[21]], 21, 5]',
+    bulk: '[[60]]',
+    'after cancel': '[[7]]',
+  });
+  expect(find(statements, /insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 60, status: 'ok' });
+  const typed = statements.find(({ parameters }) => parameters?.length === 10)!;
+  expect(typed.parameters!.map(({ type, value }) => [type, value])).toMatchObject([
+    ['bit', true],
+    ['bigint', 2 ** 40],
+    ['float', 3.25],
+    [expect.stringMatching(/^(decimal|numeric)/), '-7.125'],
+    [expect.stringMatching(/^varbinary/), '0x00ff'],
+    ['uniqueidentifier', '6F9619FF-8B86-D011-B42D-00C04FC964FF'],
+    ['date', '2024-02-29'],
+    [expect.stringMatching(/^time/), expect.stringMatching(/^13:14:15\.678/)],
+    [expect.stringMatching(/^datetime2/), expect.stringMatching(/^2024-02-29T13:14:15\.678/)],
+    [expect.stringMatching(/^nvarchar/), 'ü'],
+  ]);
+  // The large result was given up: what is certain is that the next statement is its own.
+  expect(find(statements, /TOP 200000/).status).toMatch(/cancelled|ok/);
+  expect(find(statements, /^SELECT 7$/)).toMatchObject({ rowsReturned: 1, status: 'ok' });
+});
+
+test('python-tds with several results at once (MARS)', async () => {
+  const { output, statements } = await both(python('pytds-mars'));
+  expect(steps(output)).toMatchObject({ inner: '[["inner"]]', outer: '5000', long: '20000' });
+  expect(find(statements, /TOP 5000/)).toMatchObject({ rowsReturned: 5000, status: 'ok' });
+  expect(statements.filter(({ parameters }) => parameters?.[0]?.value === 'inner')).toMatchObject([
+    { name: 'sp_executesql', rowsReturned: 1, status: 'ok' },
+  ]);
+});
+
+test("pyodbc on Microsoft's ODBC driver", async () => {
+  const { output, statements } = await both(python('pyodbc'));
+  expect(steps(output)).toMatchObject({
+    cancelled: 'true',
+    'after cancel': '[[7]]',
+    'two at once': '[[["inner"]], 5000]',
+  });
+  expect(find(statements, /WAITFOR/)).toMatchObject({ status: 'cancelled' });
+  expect(statements.filter(({ name }) => name === 'sp_prepexec').length).toBeGreaterThan(3);
+});
+
+test("pyodbc on FreeTDS's ODBC driver", async () => {
+  const { output, statements } = await both(python('freetds-odbc'));
+  expect(steps(output)).toMatchObject({ cancelled: 'true', 'after cancel': '[[7]]' });
+  expect(find(statements, /WAITFOR/)).toMatchObject({ status: 'cancelled' });
+});
+
+test('mssql-python', async () => {
+  const { output, statements } = await both(python('mssql-python'));
+  expect(steps(output)).toMatchObject({ inserted: '2', updated: '6', long: '30000' });
+  expect(find(statements, /^tour_out_mssqlpython$/)).toMatchObject({
+    kind: 'execute',
+    name: 'sp_prepexecrpc',
+    parameters: [{ value: 21 }, { value: 0 }],
+  });
+});
+
+test('mssql-jdbc', async () => {
+  const { output, statements } = await both(
+    java(
+      (port) =>
+        `jdbc:sqlserver://127.0.0.1:${port};databaseName=${server.database};encrypt=false;applicationName=tour`,
+    ),
+  );
+  expect(steps(output)).toMatchObject({ cancelled: 'true', 'timed out': 'true', bulk: '[[300]]' });
+  const executed = statements.filter(({ text }) => text !== null && /^SELECT\s+@P0\s+\+ 1 AS b/.test(text));
+  expect(executed.map(({ name, parameters }) => [name, parameters![0]!.value])).toEqual([
+    ['sp_prepexec', 1],
+    ['sp_execute', 2],
+    ['sp_execute', 3],
+  ]);
+  expect(find(statements, /^insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 300 });
+  expect(statements.filter(({ status }) => status === 'cancelled')).toHaveLength(2);
+  expect(call(statements, /tour_jdbc_out/)).toMatchObject({
+    name: 'sp_executesql',
+    outputs: [
+      { name: '@P0', value: 5 },
+      { name: '@P2', value: 42 },
+    ],
+    returnStatus: 0,
+  });
+  expect(find(statements, /SET n = /)).toMatchObject({ rowsAffected: 3, transaction: 'active' });
+});
+
+test('mssql-jdbc with server cursors', async () => {
+  const { statements } = await both(
+    java(
+      (port) =>
+        `jdbc:sqlserver://127.0.0.1:${port};databaseName=${server.database};encrypt=false;selectMethod=cursor;packetSize=512`,
+    ),
+  );
+  const cursors = statements.filter(({ name }) => name?.startsWith('sp_cursor'));
+  expect(cursors.length).toBeGreaterThan(10);
+  expect(cursors.every(({ text }) => text !== null && !/^cursor #/.test(text))).toBe(true);
+});
+
+test('jTDS', async () => {
+  const { output, statements } = await both(
+    java((port) => `jdbc:jtds:sqlserver://127.0.0.1:${port}/${server.database};appName=tour`),
+  );
+  expect(steps(output)).toMatchObject({ cancelled: 'true', 'timed out': 'true', batch: '10' });
+  expect(statements.some(({ name, text }) => name === 'sp_execute' && /^SELECT/.test(text ?? ''))).toBe(true);
+  expect(call(statements, /tour_jtds_out/)).toMatchObject({ returnStatus: 5 });
+});
+
+test('go-mssqldb', async () => {
+  const { output, statements } = await both(async ({ port, user, password }) => {
+    const url = `sqlserver://${user}:${encodeURIComponent(password)}@127.0.0.1:${port}?database=${server.database}&encrypt=disable&app+name=tour`;
+    return (await run(join(CLIENTS, 'bin', 'mssql-tour'), [url], { timeout: 60_000 })).stdout;
+  });
+  expect(output).toContain('procedure 42 5');
+  expect(output).toContain('bulk 300 [[300]]');
+  expect(output).toContain('cancelled true true');
+  expect(find(statements, /^tour_go_out$/)).toMatchObject({
+    outputs: [{ name: '@o', value: 42 }],
+    returnStatus: 5,
+  });
+  expect(find(statements, /^insertbulk|^insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 300 });
+  expect(find(statements, /WAITFOR/)).toMatchObject({ status: 'cancelled' });
+});
+
+test('tsql and bsqldb', async () => {
+  const script =
+    "SELECT 1 AS one, N'été ☃' AS t\nPRINT 'hello'\nRAISERROR('boom', 16, 3)\nSELECT 2 AS two UNION ALL SELECT 3\nGO\n";
+  for (const version of ['7.1', '7.4']) {
+    const environment = { TDSVER: version, FREETDSCONF: join(folder, 'none.conf') };
+    await writeFile(join(folder, 'none.conf'), '[global]\nclient charset = UTF-8\nencryption = off\n');
+    const tsql = await both(({ port, user, password }) =>
+      fed(
+        'tsql',
+        ['-H', '127.0.0.1', '-p', String(port), '-U', user, '-P', password, '-D', server.database],
+        `${script}exit\n`,
+        environment,
+      ),
+    );
+    expect(find(tsql.statements, /^SELECT 1 AS one/)).toMatchObject({
+      rowsReturned: 3,
+      error: { code: '50000', detail: { state: 3, class: 16 } },
+      messages: ['hello'],
+      results: [{ rowsReturned: 1 }, { rowsReturned: 2 }],
+    });
+    const bsqldb = await both(async ({ port, user, password }) => {
+      const file = join(folder, 'servers.conf');
+      await writeFile(
+        file,
+        `[global]\ntds version = ${version}\nencryption = off\nclient charset = UTF-8\n[srv]\nhost = 127.0.0.1\nport = ${port}\n`,
+      );
+      return fed('bsqldb', ['-S', 'srv', '-U', user, '-P', password, '-D', server.database], script, {
+        FREETDSCONF: file,
+      });
+    });
+    expect(find(bsqldb.statements, /^SELECT 1 AS one/)).toMatchObject({ rowsReturned: 3, status: 'error' });
+  }
+});
+
+test('freebcp, in and out', async () => {
+  const { statements } = await both(async ({ port, user, password }) => {
+    const file = join(folder, 'bcp.conf');
+    await writeFile(
+      file,
+      `[global]\ntds version = 7.4\nencryption = off\n[srv]\nhost = 127.0.0.1\nport = ${port}\n`,
+    );
+    const data = join(folder, 'rows.txt');
+    await writeFile(data, Array.from({ length: 250 }, (_, index) => `${index}\trow ${index}\n`).join(''));
+    const environment = { FREETDSCONF: file };
+    const sql = (text: string) =>
+      fed(
+        'bsqldb',
+        ['-S', 'srv', '-U', user, '-P', password, '-D', server.database],
+        `${text}\nGO\n`,
+        environment,
+      );
+    await sql('DROP TABLE IF EXISTS tour_bcp');
+    await sql('CREATE TABLE tour_bcp (a int NOT NULL, s varchar(30) NULL)');
+    const account = ['-S', 'srv', '-U', user, '-P', password, '-D', server.database];
+    const came = await fed('freebcp', ['tour_bcp', 'in', data, '-c', ...account], '', environment);
+    const out = join(folder, 'out.txt');
+    const went = await fed('freebcp', ['tour_bcp', 'out', out, '-c', ...account], '', environment);
+    const strip = (text: string) =>
+      text.replace(/.*(?:Elapsed|Avg|clock).*\n?/gi, '').replaceAll(String(port), 'port');
+    return strip(came) + strip(went) + (await sql('SELECT COUNT(*) FROM tour_bcp'));
+  });
+  expect(find(statements, /^insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 250, status: 'ok' });
+});
+
+test('isql of unixODBC', async () => {
+  const { statements } = await both(({ port, user, password }) => {
+    const connection = `DRIVER=/usr/lib/x86_64-linux-gnu/odbc/libtdsodbc.so;SERVER=127.0.0.1;PORT=${port};UID=${user};PWD=${password};DATABASE=${server.database};TDS_Version=7.4;Encryption=off`;
+    return fed('isql', ['-k', connection, '-b', '-v'], 'SELECT 1 AS one\nSELECT * FROM no_such_table\n');
+  });
+  expect(find(statements, /^SELECT 1 AS one/)).toMatchObject({ rowsReturned: 1, status: 'ok' });
+  expect(find(statements, /no_such_table/)).toMatchObject({ status: 'error', error: { code: '208' } });
+});
