@@ -108,7 +108,8 @@ export function parseLogin7(payload: Buffer): Login7 {
   const flags3 = payload[At.optionFlags3]!;
   const password = text(payload, At.password, 0xffff);
   const name = (at: number): Buffer => apart(text(payload, at, LOGIN7_NAME_UNITS_MAX), password);
-  const hasExtension = long && (flags3 & FLAG3_EXTENSION) !== 0;
+  // tedious sets the flag in TDS 7.3 as well, where it has nothing to point to.
+  const hasExtension = long && (flags3 & FLAG3_EXTENSION) !== 0 && payload.readUInt16LE(At.extension + 2) > 0;
   return {
     version,
     packetBytes: payload.readUInt32LE(At.packetBytes),
