@@ -122,6 +122,8 @@ export interface Permit {
   readonly resource: Resource;
   /** The database to open, the rules applied; null leaves it to the protocol's own default. */
   readonly database: string | null;
+  /** The only databases that the session may open; null for any. */
+  readonly databases: readonly string[] | null;
   /** The session may only read: the engine asks the server to hold it to that, as far as its protocol can. */
   readonly readOnly: boolean;
   /** What the connection belongs to; null where access is by the listener alone. */

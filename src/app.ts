@@ -92,14 +92,7 @@ export class App implements HealthSource {
         this.#tunnels.launchEnded(launch, refusal.message);
         return this.gateway.endLaunch(launch, refusal, 'launch_expired');
       },
-      secret: async (reference) => {
-        const secret = await this.#resolver.secret(reference, AbortSignal.timeout(PROVIDER_CHECK_MS));
-        try {
-          return secret.expose().toString('utf8');
-        } finally {
-          secret.wipe();
-        }
-      },
+      secret: (reference) => this.#resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS)),
       now: Date.now,
     });
     this.gateway = new Gateway({

@@ -21,6 +21,7 @@ export class ListenerAccess implements Access {
       principal: visitor.principal,
       resource: offered.resource,
       database: databaseFor(claim.database, offered),
+      databases: offered.databases,
       readOnly: false,
       launch: null,
     });

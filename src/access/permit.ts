@@ -9,8 +9,9 @@ export function makePermit(fields: {
   principal: string;
   resource: Resource;
   database: string | null;
+  databases?: readonly string[] | null;
   readOnly: boolean;
   launch: Launch | null;
 }): Permit {
-  return Object.freeze({ ...fields }) as unknown as Permit;
+  return Object.freeze({ ...fields, databases: fields.databases ?? null }) as unknown as Permit;
 }

@@ -112,9 +112,12 @@ export class PolicyAccess implements Access {
     return this.#permit(launch, claim, visitor);
   }
 
-  /** The launch that the user name speaks of, if it lasts and leads to something that can be reached here. */
+  /**
+   * The launch of the tunnel that carries the visitor, whatever the user name, or else the one that the user name speaks of;
+   * if it lasts and leads to something that can be reached here.
+   */
   #launchOf(claim: Claim, visitor: Visitor): StoredLaunch | null {
-    const id = launchIdIn(claim.user);
+    const id = visitor.launch ?? launchIdIn(claim.user);
     const launch = id === null ? null : this.#ports.launches.running(id);
     if (launch === null) return null;
     return visitor.resources.some(({ resource }) => resource.name === launch.resource) ? launch : null;
@@ -124,7 +127,8 @@ export class PolicyAccess implements Access {
   #permit(launch: StoredLaunch, claim: Claim, visitor: Visitor): Permit {
     const offered = visitor.resources.find(({ resource }) => resource.name === launch.resource);
     if (offered === undefined) throw new Refusal('not_allowed', `${launch.resource} cannot be reached here`);
-    const database = databaseFor(claim.database, narrowed(offered, launch.databases));
+    const open = narrowed(offered, launch.databases);
+    const database = databaseFor(claim.database, open);
     const { launches, rules, labels, now } = this.#ports;
     const decision = decide(rules(), {
       principal: { name: launch.principal, roles: launch.roles, source: 'token' },
@@ -148,6 +152,7 @@ export class PolicyAccess implements Access {
       principal: launch.principal,
       resource: offered.resource,
       database,
+      databases: open.databases,
       readOnly: launch.readOnly || decision.terms.readOnly,
       launch: { id: launch.id, expiresAt: launch.expiresAt },
     });

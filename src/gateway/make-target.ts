@@ -67,6 +67,7 @@ export async function makeTarget(
         account,
         allowAccountChange: config.allow_password_change,
         readOnly: permit.readOnly,
+        databases: permit.databases,
       }),
   };
 }

@@ -7,6 +7,7 @@ const RULES: StatementRules = {
   account: 'app',
   allowAccountChange: false,
   readOnly: false,
+  databases: null,
 };
 
 function verdict(
@@ -69,4 +70,14 @@ test('a verdict is remembered, and the memory is bounded', () => {
   const refused = gate(first);
   for (let index = 0; index < 1000; index += 1) gate(new Statement('query', `select ${index}`, 12));
   expect(gate(first)).toEqual(refused);
+});
+
+test('only the databases that are allowed may be opened', () => {
+  const some = { engine: 'mysql' as const, databases: ['shop'] };
+  expect(verdict(some, 'USE shop')).toBe('allow');
+  expect(verdict(some, 'USE other')).toBe('refuse');
+  expect(verdict(some, 'COM_CHANGE_USER ada other', 'command')).toBe('refuse');
+  expect(verdict(some, 'COM_CHANGE_USER ada shop', 'command')).toBe('allow');
+  expect(verdict({ engine: 'tds', databases: ['Shop'] }, 'USE shop SELECT 1')).toBe('allow');
+  expect(verdict({ engine: 'tds', databases: ['Shop'] }, 'SELECT 1 USE master')).toBe('refuse');
 });

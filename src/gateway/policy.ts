@@ -1,6 +1,7 @@
 import { ALLOW, type EngineName, type Verdict } from '../../protocols/engine.ts';
 import { Refusal } from '../../protocols/error.ts';
 import { onlyReads } from '../../protocols/sql/classify.ts';
+import { databasesOpened } from '../../protocols/sql/databases.ts';
 import type { Dialect } from '../../protocols/sql/lexer.ts';
 import { changeOfOwnAccount } from '../../protocols/sql/own-account.ts';
 import type { Statement } from '../../protocols/statement.ts';
@@ -14,6 +15,8 @@ export interface StatementRules {
   readonly allowAccountChange: boolean;
   /** Let only statements through that do nothing but read, as far as their text shows. */
   readonly readOnly: boolean;
+  /** The only databases that may be opened; null (or left out) for any. */
+  readonly databases?: readonly string[] | null;
 }
 
 /** Texts whose verdict is remembered by one session, and the longest text that is worth it. */
@@ -25,7 +28,7 @@ const VERDICT_TEXT_LENGTH_MAX = 2048;
  * statement costs one look into a map.
  */
 export function statementGate(rules: StatementRules): (statement: Statement) => Verdict {
-  if (rules.allowAccountChange && !rules.readOnly) return () => ALLOW;
+  if (rules.allowAccountChange && !rules.readOnly && !rules.databases) return () => ALLOW;
   const dialect: Dialect = rules.engine;
   const verdicts = new Map<string, Verdict>();
   return (statement) => {
@@ -52,6 +55,17 @@ function judge(text: string, statement: Statement, rules: StatementRules, dialec
       );
     }
   }
+  if (rules.databases) {
+    const allowed = new Set(rules.databases.map((name) => folded(name, dialect)));
+    const other = databasesAsked(text, statement, dialect).find(
+      (name) => !allowed.has(folded(name, dialect)),
+    );
+    if (other !== undefined)
+      return refuse(
+        `database "${other}" may not be opened here`,
+        `You may open: ${rules.databases.join(', ')}.`,
+      );
+  }
   if (rules.readOnly) {
     // What was cut off cannot be judged.
     const whole = statement.textBytes <= Buffer.byteLength(text);
@@ -62,6 +76,17 @@ function judge(text: string, statement: Statement, rules: StatementRules, dialec
     }
   }
   return ALLOW;
+}
+
+/** Databases that a statement opens: by USE, or by MySQL's COM_CHANGE_USER, which is on record with user and database. */
+function databasesAsked(text: string, statement: Statement, dialect: Dialect): string[] {
+  const changed = statement.kind === 'command' ? /^COM_CHANGE_USER \S* (.+)$/s.exec(text)?.[1] : undefined;
+  return changed === undefined ? databasesOpened(text, dialect) : [changed];
+}
+
+/** SQL Server's database names compare without case; MySQL's as the file system does, so exactly. */
+function folded(name: string, dialect: Dialect): string {
+  return dialect === 'tds' ? name.toLowerCase() : name;
 }
 
 /** MySQL's commands that are no SQL, by the names under which they are on record. None of these changes data. */

@@ -146,6 +146,16 @@ export class SecretResolver {
     }
   }
 
+  /** One secret as text, for libraries that take nothing else. Rejects with a `SecretError`. */
+  async text(reference: string, signal: AbortSignal): Promise<string> {
+    const secret = await this.secret(reference, signal);
+    try {
+      return secret.expose().toString('utf8');
+    } finally {
+      secret.wipe();
+    }
+  }
+
   health(): ProviderHealth[] {
     return [...this.#health.values()];
   }
