@@ -19,6 +19,7 @@ export function resolvePaths(config: Config, directory: string): Config {
     recording: {
       ...config.recording,
       store: store.type === 'directory' ? { ...store, path: at(store.path) } : store,
+      streams: mapValues(config.recording.streams, (stream) => streamPaths(stream, at)),
       ...(config.recording.recovery_identity === undefined
         ? {}
         : { recovery_identity: at(config.recording.recovery_identity) }),
@@ -38,6 +39,21 @@ function resourcePaths(resource: ResourceConfig, at: At): ResourceConfig {
   if ('server_public_key' in resource && resource.server_public_key !== undefined)
     return { ...resource, tls, server_public_key: at(resource.server_public_key) };
   return { ...resource, tls };
+}
+
+type StreamConfig = Config['recording']['streams'][string];
+
+function streamPaths(stream: StreamConfig, at: At): StreamConfig {
+  switch (stream.type) {
+    case 'file':
+      return stream.path === '-' ? stream : { ...stream, path: at(stream.path) };
+    case 'syslog':
+      return stream.ca === undefined ? stream : { ...stream, ca: at(stream.ca) };
+    case 'webhook':
+      return stream.secret_file === undefined ? stream : { ...stream, secret_file: at(stream.secret_file) };
+    case 'otlp':
+      return stream;
+  }
 }
 
 function listenerPaths(listener: ListenerConfig, at: At): ListenerConfig {

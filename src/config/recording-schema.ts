@@ -37,6 +37,37 @@ const s3Store = z.strictObject({
     .describe('Have the store lock each recording. The bucket must have been made with object lock.'),
 });
 
+const stream = z.discriminatedUnion('type', [
+  z.strictObject({
+    type: z.literal('file').describe('JSON Lines, appended to a file or written to standard output.'),
+    path: z.string().min(1).describe('The file, or `-` for standard output.'),
+  }),
+  z.strictObject({
+    type: z.literal('syslog').describe('RFC 5424 messages with the event as JSON.'),
+    host: z.string().min(1).describe('Of the receiver.'),
+    port: z.int().min(1).max(65535).default(6514).describe('Its port.'),
+    tls: z.boolean().default(true).describe('Over TLS (RFC 5425); else TCP.'),
+    ca: z.string().optional().describe('File with the authorities to trust (PEM). Default: those of Node.'),
+  }),
+  z.strictObject({
+    type: z
+      .literal('webhook')
+      .describe('JSON Lines by POST, sent again until the receiver answers with 2xx.'),
+    url: z.url({ protocol: /^https?$/ }).describe('Where to.'),
+    secret_file: z
+      .string()
+      .optional()
+      .describe(
+        'File with the secret that signs each delivery (HMAC-SHA-256). Default: deliveries are not signed.',
+      ),
+  }),
+  z.strictObject({
+    type: z.literal('otlp').describe('OpenTelemetry logs, OTLP over HTTP.'),
+    url: z.url({ protocol: /^https?$/ }).describe('Of the collector.'),
+    headers: z.record(z.string(), z.string()).default({}).describe('Sent with each request.'),
+  }),
+]);
+
 export const recordingSchema = z
   .strictObject({
     durability: z
@@ -80,6 +111,12 @@ export const recordingSchema = z
     retention: duration
       .optional()
       .describe('Recordings are deleted this long after their session ended. Default: never.'),
+    streams: z
+      .record(z.string().regex(/^[a-z][a-z0-9_-]*$/), stream)
+      .default({})
+      .describe(
+        'Where every event goes as it happens, by name. What a receiver missed while it was away comes when it is back.',
+      ),
     store: z
       .discriminatedUnion('type', [directoryStore, s3Store])
       .prefault({ type: 'directory', path: './var/recordings' })

@@ -63,3 +63,12 @@ export const RETENTION_ROUND_MS = 10 * 60_000;
 
 /** Parts of a multipart upload: S3 takes none smaller than 5 MiB but the last. */
 export const S3_PART_BYTES = 8 * 1024 * 1024;
+
+/** Events of one delivery of a stream. */
+export const STREAM_BATCH_EVENTS_MAX = 1_000;
+export const STREAM_BATCH_BYTES_MAX = 1024 * 1024;
+
+/** How long a receiver of a stream may take to connect or to answer. */
+export const STREAM_TIMEOUT_MS = 15_000;
+/** How long a stop waits for receivers of streams; the next start goes on where they are. */
+export const STREAM_FINISH_MS = 3_000;

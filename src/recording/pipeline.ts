@@ -1,18 +1,26 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/schema.ts';
 import type { RecordingIndex } from '../store/recording-index.ts';
 import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { version } from '../version.ts';
 import { Indexer } from './indexer.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { loadSigningKey } from './keys.ts';
-import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN } from './limits.ts';
+import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN, STREAM_FINISH_MS } from './limits.ts';
+import { listSegments, openBoot } from './reader.ts';
 import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
 import { applyRetention, type Retention, retains } from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
 import type { RecordingStore } from './store/store.ts';
+import { FileSink } from './streams/file.ts';
+import { OtlpSink } from './streams/otlp.ts';
+import { type Sink, Stream } from './streams/stream.ts';
+import { SyslogSink } from './streams/syslog.ts';
+import { WebhookSink } from './streams/webhook.ts';
 import { Uploader } from './uploader.ts';
 
 /** All that the sealing of one gateway needs to know; can be sent to a thread. */
@@ -29,9 +37,11 @@ export interface PipelineOptions {
   readonly index: 'statements' | 'sessions' | 'off';
   readonly sealMs?: number;
   readonly retention?: Retention;
+  readonly streams?: Readonly<Record<string, StreamOptions>>;
 }
 
 export type StoreOptions = Config['recording']['store'];
+export type StreamOptions = Config['recording']['streams'][string];
 
 /** What the gateway's metrics and readiness say of it. */
 export interface PipelineStatus {
@@ -44,6 +54,11 @@ export interface PipelineStatus {
   readonly partsSealed: number;
   readonly partsStored: number;
   readonly eventsRead: number;
+  readonly streams: readonly {
+    readonly name: string;
+    readonly error: string | null;
+    readonly sent: number;
+  }[];
 }
 
 export const SPOOL_DIRECTORY = 'spool';
@@ -58,6 +73,32 @@ export async function makeStore(options: StoreOptions): Promise<RecordingStore> 
   return S3Store.open(options);
 }
 
+function makeSink(options: StreamOptions, gateway: string): Sink {
+  switch (options.type) {
+    case 'file':
+      return new FileSink(options.path);
+    case 'syslog':
+      return new SyslogSink({
+        host: options.host,
+        port: options.port,
+        tls: options.tls,
+        ca: options.ca === undefined ? null : readFileSync(options.ca, 'utf8'),
+        gateway,
+      });
+    case 'webhook': {
+      const secret =
+        options.secret_file === undefined ? null : readFileSync(options.secret_file, 'utf8').trim();
+      return new WebhookSink({
+        url: options.url,
+        secret: secret === null ? null : Buffer.from(secret, 'utf8'),
+        headers: {},
+      });
+    }
+    case 'otlp':
+      return new OtlpSink({ url: options.url, headers: options.headers, gateway, version });
+  }
+}
+
 /** Sealing, storing and indexing, as one loop. Runs wherever it is made: in the gateway, in a thread of its own. */
 export class Pipeline {
   readonly #options: PipelineOptions;
@@ -70,6 +111,8 @@ export class Pipeline {
   readonly #indexer: Indexer | null;
   readonly #sealerOptions: Omit<SealerOptions, 'boot' | 'bootKey' | 'resumed'>;
   readonly #sealer: Sealer;
+  readonly #streams: readonly Stream[];
+  readonly #streaming = new Map<Stream, Promise<void>>();
   #recovered = false;
   #recoverAfter = 0;
   #error: string | null = null;
@@ -108,6 +151,8 @@ export class Pipeline {
     });
     this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
     this.#indexer = this.#index === null ? null : new Indexer(this.#index, options.index === 'statements');
+    const bootKey = Buffer.from(options.bootKey);
+    this.#streams = this.#makeStreams(bootKey);
     this.#sealerOptions = {
       journalDirectory: join(dataDir, JOURNAL_DIRECTORY),
       spoolDirectory,
@@ -117,6 +162,7 @@ export class Pipeline {
       store,
       log,
       ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
+      needed: (boot) => this.#needed(boot),
       heard: (event, session) => this.#indexer?.hear(event, session),
       sealed: (part) => {
         this.#partsSealed += 1;
@@ -124,7 +170,6 @@ export class Pipeline {
       },
     };
     writeFileSync(join(dataDir, STORE_FILE), `${JSON.stringify(options.store)}\n`, { mode: 0o600 });
-    const bootKey = Buffer.from(options.bootKey);
     this.#sealer = new Sealer({ ...this.#sealerOptions, boot: options.boot, bootKey, resumed });
   }
 
@@ -138,6 +183,7 @@ export class Pipeline {
       partsSealed: this.#partsSealed,
       partsStored: this.#partsStored,
       eventsRead: this.#eventsRead,
+      streams: this.#streams.map(({ status }) => status),
     };
   }
 
@@ -163,6 +209,11 @@ export class Pipeline {
     if (this.#timer !== null) clearTimeout(this.#timer);
     await this.#busy;
     try {
+      this.#stream();
+      await Promise.race([
+        Promise.all(this.#streaming.values()),
+        sleep(STREAM_FINISH_MS, undefined, { ref: false }),
+      ]);
       await this.#sealer.finish();
       this.#indexer?.flush();
       await this.#uploader.run(true);
@@ -177,6 +228,7 @@ export class Pipeline {
     this.#stopped = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#sealer.close();
+    for (const stream of this.#streams) await stream.close();
     this.#index?.close();
     await this.#store.close();
   }
@@ -184,15 +236,59 @@ export class Pipeline {
   async #round(): Promise<void> {
     try {
       await this.#recover();
+      this.#stream();
       this.#eventsRead += await this.#sealer.poll();
       this.#indexer?.flush();
       await this.#uploader.run();
       await this.#retain();
+      if (this.#recovered) this.#releaseFormer();
       this.#error = null;
     } catch (error) {
       const text = (error as Error).message;
       if (this.#error !== text) this.#log.error({ error: text }, 'recordings cannot be sealed');
       this.#error = text;
+    }
+  }
+
+  #makeStreams(bootKey: Buffer): Stream[] {
+    const { dataDir, gateway, boot, identities, streams } = this.#options;
+    const journalDirectory = join(dataDir, JOURNAL_DIRECTORY);
+    const source = {
+      journalDirectory,
+      bootKey: async (wanted: string) =>
+        wanted === boot ? bootKey : (await openBoot(journalDirectory, wanted, identities)).bootKey,
+    };
+    return Object.entries(streams ?? {}).map(
+      ([name, options]) =>
+        new Stream(makeSink(options, gateway), source, join(dataDir, 'streams', `${name}.json`), this.#log),
+    );
+  }
+
+  /** Streams go beside sealing: a receiver that is slow holds up nobody else. */
+  #stream(): void {
+    for (const stream of this.#streams) {
+      if (this.#streaming.has(stream)) continue;
+      const running = stream.run().finally(() => this.#streaming.delete(stream));
+      this.#streaming.set(stream, running);
+    }
+  }
+
+  #needed(boot: string): number | null {
+    let first: number | null = null;
+    for (const stream of this.#streams) {
+      const needed = stream.needed(boot);
+      if (needed !== null) first = Math.min(first ?? needed, needed);
+    }
+    return first;
+  }
+
+  /** Segments of former boots are sealed, and stay only for streams that have not read them. */
+  #releaseFormer(): void {
+    if (this.#streams.length === 0) return;
+    for (const file of listSegments(join(this.#options.dataDir, JOURNAL_DIRECTORY))) {
+      if (file.boot === this.#options.boot) continue;
+      const needed = this.#needed(file.boot);
+      if (needed === null || file.segment < needed) rmSync(file.path, { force: true });
     }
   }
 

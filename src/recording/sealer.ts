@@ -58,6 +58,8 @@ export interface SealerOptions {
   /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
   readonly heard?: (event: JournalEvent, session: string) => void;
   readonly sealed?: (part: SealedPart) => void;
+  /** The first segment of a boot that somebody else still has to read; null where nobody has. */
+  readonly needed?: (boot: string) => number | null;
   readonly log?: SealerLog;
 }
 
@@ -189,6 +191,7 @@ export class Sealer {
     let needed = all ? Number.POSITIVE_INFINITY : this.#reader.segment;
     for (const { open } of this.#sessions.values())
       if (open !== null) needed = Math.min(needed, open.from[0]);
+    needed = Math.min(needed, this.#options.needed?.(boot) ?? Number.POSITIVE_INFINITY);
     const over = listSegments(journalDirectory).filter((file) => file.boot === boot && file.segment < needed);
     if (over.length === 0) return;
     this.#syncSpool();
@@ -414,7 +417,9 @@ export class Sealer {
    */
   async #enter(session: string, part: number, state: RecordingState, sha256: string): Promise<void> {
     const { boot, gateway } = this.#options;
-    await this.#event(await this.#state(boot), {
+    const own = await this.#state(boot);
+    if (own.ended) return;
+    await this.#event(own, {
       type: 'audit',
       at: this.#lastAt,
       gateway,

@@ -31,6 +31,7 @@ const IDLE: PipelineStatus = {
   partsSealed: 0,
   partsStored: 0,
   eventsRead: 0,
+  streams: [],
 };
 
 /**

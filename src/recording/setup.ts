@@ -71,6 +71,7 @@ export class Recording {
       index: recording.index ?? (recording.recipients.length === 0 ? 'statements' : 'sessions'),
       sealMs: recording.seal_every,
       retention: retentionOf(config),
+      streams: recording.streams,
     };
     this.#sealing = new Sealing(
       options,
@@ -90,9 +91,9 @@ export class Recording {
 
   /** One sentence for `/readyz`; null where nothing is to be said. */
   get warning(): string | null {
-    const { error, storeError, spoolFiles } = this.#sealing.status;
+    const { error, storeError, spoolFiles, streams } = this.#sealing.status;
     if (storeError !== null) return `${storeError}; ${spoolFiles} parts of recordings wait on disk`;
-    return error;
+    return error ?? streams.find((stream) => stream.error !== null)?.error ?? null;
   }
 
   /** A statement as it may be shown to those who follow its session live. */
