@@ -1,4 +1,6 @@
 // A tour through pgx: pgx-tour URL. Prints one line a step, the same for every way to the server.
+//
+//	pgx-tour URL STATEMENT     prints what becomes of a statement in several modes, and of one after it
 package main
 
 import (
@@ -15,6 +17,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 {
+		if err := refused(context.Background(), os.Args[1], os.Args[2]); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := tour(context.Background(), os.Args[1]); err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
@@ -142,4 +151,30 @@ func tour(ctx context.Context, url string) error {
 	fmt.Println("pool", sum)
 	_, err = conn.Exec(ctx, "drop table tourg")
 	return err
+}
+
+func refused(ctx context.Context, url, statement string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, mode := range []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheStatement,
+		pgx.QueryExecModeExec,
+		pgx.QueryExecModeSimpleProtocol,
+	} {
+		_, err := conn.Exec(ctx, statement, mode)
+		var failure *pgconn.PgError
+		if !errors.As(err, &failure) {
+			return fmt.Errorf("let through: %v", err)
+		}
+		fmt.Println("refused", failure.Code)
+	}
+	var after int
+	if err := conn.QueryRow(ctx, "select 1").Scan(&after); err != nil {
+		return err
+	}
+	fmt.Println("after", after)
+	return nil
 }
