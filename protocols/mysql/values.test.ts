@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { lenenc, u16, u32 } from '../../test/support/mysql-scripts.ts';
 import { charsetNamed, charsetOfCollation } from './charset.ts';
 import { Fields, lenencInteger, packet } from './packets.ts';
-import { bytesParameter, readFixed, typeName } from './values.ts';
+import { bytesParameter, headValue, readFixed, typeName } from './values.ts';
 
 function read(type: number, bytes: Buffer, unsigned = false): unknown {
   const fields = new Fields(bytes);
@@ -88,6 +88,7 @@ describe('binary values', () => {
     expect(value(Buffer.of(0xff, 0x00))).toEqual({ hex: 'ff00' });
     expect(value(Buffer.of(0x41, 0x00), true)).toEqual({ hex: '4100' });
     expect(value(Buffer.alloc(0))).toBe('');
+    expect(headValue(Buffer.alloc(0), true, utf8)).toBe('');
     // The cut does not make text binary.
     const long = bytesParameter('p', 'CHAR', Buffer.from(`x${'€'.repeat(3000)}`), false, utf8);
     expect(long.value).toBe(`x${'€'.repeat(1365)}`);

@@ -217,7 +217,7 @@ export function bytesParameter(
 
 /** As `bytesValue`, for the head of a longer value: a character that the cut went through does not make it binary. */
 export function headValue(head: Buffer, binary: boolean, charset: Charset): ParameterValue {
-  for (let cut = 0; cut < 4 && cut < head.length; cut += 1) {
+  for (let cut = 0; cut < 4 && cut <= head.length; cut += 1) {
     const part = head.subarray(0, head.length - cut);
     if (charset.isText(part)) return bytesValue(part, binary, charset);
   }

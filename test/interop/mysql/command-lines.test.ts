@@ -8,6 +8,7 @@ import type { DatabaseServer } from '../../support/database.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
 import { mariadbClient, startMariadb } from '../../support/mariadb.ts';
 import { mysqlClient, mysqlMissing, startMysql } from '../../support/mysql.ts';
+import { execute } from '../../support/mysql-clients.ts';
 import { MYSQL_SETTINGS } from '../../support/mysql-peers.ts';
 
 /** The command lines and what comes with them: their own dialogue, Ctrl-C, dump and restore, and sysbench. */
@@ -258,6 +259,53 @@ for (const family of FAMILIES) {
     });
   });
 }
+
+test('the binary log passes where replication is allowed, and not elsewhere', async () => {
+  const server = await startMariadb('10', { options: ['--log-bin', '--server-id=7'] });
+  await server.run(
+    "create user app@'%' identified by ''",
+    "grant all on *.* to app@'%'",
+    'create database lab',
+    'create table lab.t (v longtext)',
+    `insert into lab.t values ('${'x'.repeat(100_000)}'), ('${'y'.repeat(3_000_000)}')`,
+    'flush binary logs',
+  );
+  const start = (allowReplication: boolean) =>
+    startTestGateway({
+      engine: mysql,
+      settings: { ...MYSQL_SETTINGS, flavor: 'mariadb', allowReplication },
+      servers: [{ host: server.host, port: server.port }],
+      username: 'app',
+      password: null,
+    });
+  const allowed = await start(true);
+  const refused = await start(false);
+  const { file, args } = mariadbClient('10', 'mariadb-binlog');
+  const log = String((await server.run('show binary logs'))[0]!['Log_name']);
+  const read = (port: number) =>
+    execute(file, [
+      ...args,
+      '--read-from-remote-server',
+      '--host=127.0.0.1',
+      `--port=${port}`,
+      '--user=app',
+      log,
+    ]);
+  const direct = await read(server.port);
+  expect(direct.ok, direct.text).toBe(true);
+  expect(direct.text.length).toBeGreaterThan(2_000_000);
+  const through = await read(allowed.port);
+  expect(through.ok, through.text.slice(0, 500)).toBe(true);
+  expect(through.text === direct.text).toBe(true);
+  const { statements } = allowed.recorder.sessions.at(-1)!;
+  expect(statements.at(-1)).toMatchObject({ kind: 'command', text: 'COM_BINLOG_DUMP', status: 'ok' });
+  const no = await read(refused.port);
+  expect(no.ok).toBe(false);
+  expect(no.text).toContain('replication is not allowed');
+  await allowed.close();
+  await refused.close();
+  await server.stop();
+});
 
 describe('sysbench', () => {
   let server: DatabaseServer;

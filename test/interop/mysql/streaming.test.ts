@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Refusal } from '../../../protocols/error.ts';
 import { mysql } from '../../../protocols/mysql/engine.ts';
 import type { Statement } from '../../../protocols/statement.ts';
+import { statementGate } from '../../../src/gateway/policy.ts';
 import type { DatabaseServer } from '../../support/database.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
-import { startMariadb } from '../../support/mariadb.ts';
+import { mariadb11Missing, startMariadb } from '../../support/mariadb.ts';
 import type { RecordedStatement } from '../../support/memory-recorder.ts';
 import { mysqlMissing, startMysql } from '../../support/mysql.ts';
 import { MYSQL_SETTINGS } from '../../support/mysql-peers.ts';
@@ -71,6 +72,20 @@ const FAMILIES = [
   },
 ];
 
+const NEWER = {
+  name: 'MariaDB 11',
+  flavor: 'mariadb' as const,
+  missing: mariadb11Missing,
+  start: () => startMariadb('11', { options: ['--local-infile=ON'] }),
+  framings: [
+    {
+      name: 'DEPRECATE_EOF, extended, unit results',
+      capabilities: FLAG.multiStatements | FLAG.deprecateEof | FLAG.sessionTrack,
+      extended: 0x3d,
+    },
+  ],
+};
+
 /** One exchange: what is sent, and what must be on record of it. */
 interface Case {
   readonly name: string;
@@ -94,7 +109,8 @@ function execute(id: number, flags: number, ...rest: readonly (Buffer | number)[
 }
 
 /** Commands in one order, so that statement ids are the same each time. */
-function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean): Case[] {
+function cases(flavor: 'mysql' | 'mariadb', capabilities: number, extended: number): Case[] {
+  const attributes = (capabilities & FLAG.queryAttributes) !== 0;
   // With QUERY_ATTRIBUTES each parameter's type is followed by its name, even where it has none.
   const types = (...list: readonly number[]): Buffer =>
     Buffer.concat(list.map((type) => (attributes ? Buffer.of(type, 0, 0) : Buffer.of(type, 0))));
@@ -259,6 +275,11 @@ function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean):
       file: [Buffer.from('1\n')],
       record: [{ code: '1146/42S02' }],
     },
+    {
+      name: 'kill nobody by command',
+      send: () => command(0x0c, u32(4_000_000)),
+      record: [{ text: 'KILL 4000000', status: 'error' }],
+    },
     sql('kill nobody', 'kill query 4000000', { code: '1094/HY000' }),
     {
       name: '20 in one go',
@@ -302,6 +323,7 @@ function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean):
         record: [{ text: 'select 5', values: ['vv'], rowsReturned: 1 }],
       });
     }
+    if (capabilities & FLAG.optionalMetadata) all.push(...withoutMetadata(execute, flags, count, types));
     return all;
   }
   all.push(
@@ -329,7 +351,7 @@ function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean):
       ],
     },
   );
-  if (bulk) {
+  if (extended & 4) {
     all.push(
       {
         name: 'prepare for bulk',
@@ -350,10 +372,53 @@ function cases(flavor: 'mysql' | 'mariadb', attributes: boolean, bulk: boolean):
       },
     );
   }
+  if (extended & 32) {
+    all.push({
+      name: 'bulk with a result for each tuple',
+      varies: true,
+      send: () => command(0xfa, u32(0xffff_ffff), u16(128 | 64), 254, 0, 0, lenenc('u1'), 0, lenenc('u2')),
+      record: [{ kind: 'bulk', values: ['u1', 'u2'], rowsReturned: 2, status: 'ok' }],
+    });
+  }
   return all;
 }
 
-for (const family of FAMILIES) {
+/** MySQL leaves definitions out where it is asked to; their EOF packets come all the same. */
+function withoutMetadata(
+  run: typeof execute,
+  flags: number,
+  count: (parameters: number) => Buffer,
+  types: (...list: readonly number[]) => Buffer,
+): Case[] {
+  return [
+    sql('no definitions from now on', 'set resultset_metadata = NONE', { status: 'ok' }),
+    sql('rows without definitions', 'select id, v from t1', { rowsReturned: 3 }),
+    sql('several results without definitions', 'select 1; select id from t1', { rowsReturned: 4 }),
+    {
+      name: 'prepare without definitions',
+      send: () => command(0x16, 'select id, v from t1 where id >= ?'),
+      record: [{ status: 'ok' }],
+    },
+    {
+      name: 'rows of it',
+      send: (_raw, first) => run(first, flags, count(1), 0, 1, types(3), u32(2)),
+      record: [{ values: [2], rowsReturned: 2 }],
+    },
+    {
+      name: 'a cursor of it',
+      send: (_raw, first) => run(first, flags | 1, count(1), 0, 1, types(3), u32(2)),
+      record: [{ values: [2], rowsReturned: 0 }],
+    },
+    {
+      name: 'its rows',
+      send: (_raw, first) => command(0x1c, u32(first), u32(9)),
+      record: [{ rowsReturned: 2 }],
+    },
+    sql('definitions again', 'set resultset_metadata = FULL', { status: 'ok' }),
+  ];
+}
+
+for (const family of [...FAMILIES, NEWER]) {
   describe.skipIf(family.missing())(family.name, () => {
     let server: DatabaseServer;
     let open: TestGateway;
@@ -404,17 +469,16 @@ for (const family of FAMILIES) {
     }
 
     test.each(family.framings)('all commands, framing: $name', async ({ capabilities, ...rest }) => {
-      const attributes = (capabilities & FLAG.queryAttributes) !== 0;
       const extended = ('extended' in rest ? rest.extended : 0) ?? 0;
       const options = { capabilities: capabilities | (1 << 7), extended };
-      const list = cases(family.flavor, attributes, (extended & 4) !== 0);
+      const list = cases(family.flavor, capabilities, extended);
       await prepareTables();
       const play = async (raw: RawMysql, each: (reply: Buffer, index: number) => void): Promise<void> => {
         let first = 0;
         for (const [index, { name, send, file }] of list.entries()) {
           const reply = await raw.ask(send(raw, first), file ?? null);
           if (name.startsWith('prepare') && reply[4] === 0) {
-            if (first === 0) first = reply.readUInt32LE(5);
+            if (first === 0 || name === 'prepare without definitions') first = reply.readUInt32LE(5);
             reply.writeUInt32LE(reply.readUInt32LE(5) - first, 5);
           }
           each(reply, index);
@@ -593,6 +657,111 @@ for (const family of FAMILIES) {
         expect(rest.readUInt16LE(5)).toBe(4031);
         expect(session.notes.at(-1)).toMatchObject({ kind: 'server_notice', code: '4031/HY000' });
       }
+    });
+
+    test('parameters of every type read as the server reads them', async () => {
+      const plain = await startTestGateway({
+        engine: mysql,
+        settings: { ...MYSQL_SETTINGS, flavor: family.flavor },
+        servers: [{ host: server.host, port: server.port }],
+        username: 'raw',
+        password: null,
+        database: 'lab',
+        observe: { sampleRows: 1 },
+      });
+      const raw = await to(plain.port);
+      const session = plain.recorder.sessions.at(-1)!;
+      const bytes = (length: number, write: (bytes: Buffer) => void): Buffer => {
+        const value = Buffer.alloc(length);
+        write(value);
+        return value;
+      };
+      const moment = (...parts: Buffer[]): Buffer => {
+        const value = Buffer.concat(parts);
+        return Buffer.concat([Buffer.of(value.length), value]);
+      };
+      const date = Buffer.concat([u16(2026), Buffer.of(1, 9)]);
+      const values: [number, number, Buffer][] = [
+        [1, 0, Buffer.of(0x85)],
+        [1, 0x80, Buffer.of(0x85)],
+        [2, 0, u16(0x8000)],
+        [3, 0, u32(-5)],
+        [3, 0x80, u32(-5)],
+        [8, 0, bytes(8, (each) => each.writeBigInt64LE(-(2n ** 62n) - 1n))],
+        [8, 0x80, Buffer.alloc(8, 0xff)],
+        [4, 0, bytes(4, (each) => each.writeFloatLE(1.5))],
+        [5, 0, bytes(8, (each) => each.writeDoubleLE(0.1))],
+        [246, 0, lenenc('12345.67890')],
+        [10, 0, moment(date)],
+        [12, 0, moment(date, Buffer.of(23, 5, 7))],
+        [12, 0, moment(date, Buffer.of(23, 5, 7), u32(42))],
+        [11, 0, moment(Buffer.of(1), u32(2), Buffer.of(3, 4, 5))],
+        [11, 0, moment(Buffer.of(0), u32(0), Buffer.of(3, 4, 5), u32(900_000))],
+        [253, 0, lenenc('größer')],
+        [254, 0, lenenc('')],
+      ];
+      await raw.ask(command(0x16, 'select cast(? as char)'));
+      const id = Number(session.statements[0]!.name);
+      for (const [type, flag, value] of values) {
+        const before = session.statements.length;
+        await raw.ask(command(0x17, u32(id), 0, u32(1), 0, 1, type, flag, value));
+        const { parameters, sample } = session.statements[before]!;
+        // MySQL pads the fraction of seconds, in front, to 31 digits.
+        const shownByServer = sample![0]![0]!.replace(/\.0{25}(\d{6})$/, '.$1').replace(/\.0+$/, '');
+        expect([type, flag, String(parameters![0]!.value)]).toEqual([type, flag, shownByServer]);
+      }
+      raw.end();
+      await plain.close();
+    });
+
+    test('text in gbk is recorded as text', async () => {
+      const raw = await to(open.port, { collation: 28 });
+      const session = open.recorder.sessions.at(-1)!;
+      // The second byte of the character is a backslash: not one that escapes.
+      const text = Buffer.concat([Buffer.from("select '"), Buffer.from('d55c', 'hex'), Buffer.from("', 1")]);
+      const direct = await to(server.port, { collation: 28 });
+      expect(await raw.ask(raw.query(text))).toEqual(await direct.ask(direct.query(text)));
+      expect(session.statements[0]).toMatchObject({ text: "select '誠', 1", rowsReturned: 1 });
+      raw.end();
+      direct.end();
+    });
+
+    test('the account that everybody signs in with is not changed', async () => {
+      const guarded = statementGate({
+        engine: 'mysql',
+        account: 'raw',
+        allowAccountChange: false,
+        readOnly: false,
+      });
+      const guard = await startTestGateway({
+        engine: mysql,
+        settings: { ...MYSQL_SETTINGS, flavor: family.flavor },
+        servers: [{ host: server.host, port: server.port }],
+        username: 'raw',
+        password: null,
+        decide: guarded,
+      });
+      const raw = await RawMysql.connect({
+        port: guard.port,
+        user: 'x',
+        database: '',
+        capabilities: FLAG.multiStatements,
+      });
+      for (const text of [
+        "set password = 'x'",
+        "alter user user() identified by 'x'",
+        "select 1; alter user raw@'%' identified by 'x'",
+        "/*!50000 alter user current_user() identified by 'x' */",
+        'drop user raw',
+      ]) {
+        for (const bytes of [raw.query(text), command(0x16, text)]) {
+          const reply = await raw.ask(bytes);
+          expect([text, reply[3], reply.readUInt16LE(5)]).toEqual([text, 1, 1227]);
+        }
+      }
+      expect((await raw.ask(raw.query('select 1'))).length).toBeGreaterThan(20);
+      raw.end();
+      await guard.close();
     });
 
     test('packets around 16 MiB, both ways', async () => {
