@@ -14,6 +14,7 @@ import type { ChannelTls } from './gateway/channel.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { localCertificate } from './gateway/local-certificate.ts';
 import { makeTarget } from './gateway/make-target.ts';
+import { type PeerCancel, PeerSeal, Peers } from './gateway/peers.ts';
 import { type Door, listenKey, type Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import { addApi } from './http/api.ts';
@@ -103,7 +104,8 @@ export class App implements HealthSource {
       log,
       random: randomBytes,
       now: Date.now,
-      askPeers: null,
+      askPeers:
+        config.gateway.peers.length === 0 ? null : (id, secret, host) => this.#askPeers({ id, secret, host }),
       endOnRecordingFailure: config.recording.on_failure === 'refuse',
     });
     this.#tunnels = new TunnelServer({
@@ -139,6 +141,10 @@ export class App implements HealthSource {
         tls: config.http.tls ?? null,
         health: app,
         metrics: metrics.registry,
+        cancelForPeer:
+          config.gateway.peer_secret === undefined
+            ? null
+            : (body, signature) => app.#cancelForPeer(body, signature),
         routes: (server) => app.#addRoutes(server),
       });
       app.#tunnels.attach(app.#http.server);
@@ -286,9 +292,13 @@ export class App implements HealthSource {
     }
   }
 
-  /** Drivers of SQL Server insist on TLS: without a certificate of its own, a listener gets this machine's. */
+  /**
+   * Drivers of SQL Server insist on TLS, and those of MariaDB do when they have a password to send: without a certificate
+   * of its own, a listener gets this machine's.
+   */
   async #tlsOf(listener: ListenerConfig, engine: EngineName): Promise<ChannelTls> {
-    if (listener.tls !== undefined || engine !== 'tds') return listenerTls(listener.tls);
+    const insists = engine === 'tds' || (engine === 'mysql' && listener.client_auth === 'token');
+    if (listener.tls !== undefined || !insists) return listenerTls(listener.tls);
     return listenerTls({ mode: 'prefer', ...(await localCertificate(this.#config.gateway.data_dir)) });
   }
 
@@ -330,6 +340,28 @@ export class App implements HealthSource {
       stream.destroy();
       this.#log.error({ error: (error as Error).message }, 'tunnels have no certificate');
     }
+  }
+
+  async #askPeers(cancel: PeerCancel): Promise<boolean> {
+    const { peers, peer_ca } = this.#config.gateway;
+    const ca = peer_ca === undefined ? null : await readFile(peer_ca);
+    return new Peers(peers, await this.#peerSeal(), ca, this.#log).cancel(cancel);
+  }
+
+  async #cancelForPeer(body: string, signature: string | undefined): Promise<boolean | null> {
+    const cancel = (await this.#peerSeal()).open(body, signature);
+    if (cancel === null) return null;
+    // Asked by a peer, we ask no further: one hop is all there is.
+    return (await this.gateway.cancels.cancel(cancel.id, cancel.secret, cancel.host)) === 'sent';
+  }
+
+  /** The secret is fetched each time: cancels are rare, and it may be rotated. */
+  async #peerSeal(): Promise<PeerSeal> {
+    const reference = this.#config.gateway.peer_secret ?? '';
+    return new PeerSeal(
+      await this.#resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS)),
+      Date.now,
+    );
   }
 
   #addRoutes(server: FastifyInstance): Promise<void> {

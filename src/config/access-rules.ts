@@ -8,6 +8,11 @@ type Report = (finding: Finding) => void;
 
 /** Checks what rules and listeners say of each other: names, protocols, and rules that can never fit. */
 export function checkAccess(config: Config, names: DeclaredNames, report: Report): void {
+  if (config.gateway.peers.length > 0 && config.gateway.peer_secret === undefined)
+    report({
+      path: ['gateway', 'peers'],
+      message: 'needs "peer_secret", by which the gateways know each other',
+    });
   const seen = new Map<string, number>();
   config.rules.forEach((rule, index) => {
     if (!rule) return;

@@ -45,6 +45,7 @@ describe('a valid file', () => {
       name: 'sallyport',
       data_dir: '/etc/sallyport/var/sallyport',
       shutdown_grace: 30_000,
+      peers: [],
     });
     expect(config.recording.store).toEqual({ type: 'directory', path: '/etc/sallyport/var/recordings' });
     expect(config.resources['orders']?.tls.mode).toBe('verify-full');

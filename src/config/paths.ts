@@ -8,7 +8,11 @@ export function resolvePaths(config: Config, directory: string): Config {
   const { store } = config.recording;
   return {
     ...config,
-    gateway: { ...config.gateway, data_dir: at(config.gateway.data_dir) },
+    gateway: {
+      ...config.gateway,
+      data_dir: at(config.gateway.data_dir),
+      ...(config.gateway.peer_ca === undefined ? {} : { peer_ca: at(config.gateway.peer_ca) }),
+    },
     http: {
       ...config.http,
       listen: listenPath(config.http.listen, at),

@@ -398,6 +398,17 @@ export const configSchema = z.strictObject({
       shutdown_grace: duration
         .prefault('30s')
         .describe('How long running statements may go on after SIGTERM.'),
+      peers: z
+        .array(z.url({ protocol: /^https?$/ }))
+        .max(32)
+        .default([])
+        .describe(
+          'URLs of the HTTP addresses of the other gateways behind the same address, which are asked about cancel requests.',
+        ),
+      peer_secret: secretReference
+        .optional()
+        .describe('Reference to the secret that these gateways share. Needed with `peers`.'),
+      peer_ca: z.string().optional().describe("File with the authorities of the peers' certificates (PEM)."),
     })
     .prefault({}),
   http: z

@@ -65,14 +65,6 @@ export class Cancels {
     return 'sent';
   }
 
-  /** Whether this process has the key: for a request that another gateway passed on. */
-  async cancelForPeer(id: number, secret: Buffer): Promise<boolean> {
-    const key = this.#keys.get(id)?.find((one) => sameBytes(one.secret, secret));
-    if (key === undefined) return false;
-    await key.session.interrupt();
-    return true;
-  }
-
   #isLimited(host: string): boolean {
     const wrong = this.#wrong.get(host);
     if (wrong === undefined) return false;

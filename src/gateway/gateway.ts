@@ -24,7 +24,7 @@ export interface GatewayPorts {
   readonly random: (length: number) => Buffer;
   readonly now: () => number;
   /** Asks the other gateways of this address whether a cancel key is theirs. */
-  readonly askPeers: ((id: number, secret: Buffer) => Promise<boolean>) | null;
+  readonly askPeers: ((id: number, secret: Buffer, host: string) => Promise<boolean>) | null;
   /** End running sessions when the journal fails (`recording.on_failure: refuse`). */
   readonly endOnRecordingFailure: boolean;
 }
@@ -217,7 +217,7 @@ export class Gateway implements GatewayContext {
   async cancel(id: number, secret: Buffer, host: string): Promise<CancelOutcome> {
     const outcome = await this.cancels.cancel(id, secret, host);
     if (outcome !== 'unknown_key' || this.askPeers === null) return outcome;
-    return (await this.askPeers(id, secret)) ? 'sent' : 'unknown_key';
+    return (await this.askPeers(id, secret, host)) ? 'sent' : 'unknown_key';
   }
 
   async #listen(key: string, door: Door, listen: ListenAddress): Promise<void> {

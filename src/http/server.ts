@@ -4,6 +4,7 @@ import type { Server } from 'node:http';
 import { type FastifyInstance, fastify } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { ListenAddress } from '../config/values.ts';
+import { PEER_CANCEL_PATH } from '../gateway/peers.ts';
 import type { HealthSource } from './health.ts';
 
 /** Bodies of requests are no larger than this: 256 KiB. Ours. */
@@ -17,6 +18,8 @@ export interface HttpPorts {
   readonly tls: { readonly cert: string; readonly key: string } | null;
   readonly health: HealthSource;
   readonly metrics: Registry;
+  /** Cancels for another gateway, if it is one: null for what is not signed as peers sign. Null: there are no peers. */
+  readonly cancelForPeer: ((body: string, signature: string | undefined) => Promise<boolean | null>) | null;
   /** Adds the routes of the API, where there is one. */
   readonly routes?: (server: FastifyInstance) => Promise<void>;
 }
@@ -62,6 +65,18 @@ export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
     reply.header('content-type', ports.metrics.contentType);
     return ports.metrics.metrics();
   });
+  const { cancelForPeer } = ports;
+  if (cancelForPeer !== null) {
+    server.post(PEER_CANCEL_PATH, async (request, reply) => {
+      const signature = request.headers['sallyport-signature'];
+      const outcome = await cancelForPeer(
+        String(request.body),
+        typeof signature === 'string' ? signature : undefined,
+      );
+      if (outcome === null) return reply.code(403).send('not a peer');
+      return reply.type('text/plain').send(outcome ? 'cancelled' : 'unknown');
+    });
+  }
   await ports.routes?.(server);
   const { listen } = ports;
   if (listen.kind === 'unix') {

@@ -46,7 +46,7 @@ export interface TestGatewayOptions {
   readonly clientAuth?: ClientAuth;
   readonly recorder?: Recorder;
   readonly cancelSource?: 'same-ip' | 'any';
-  readonly askPeers?: (id: number, secret: Buffer) => Promise<boolean>;
+  readonly askPeers?: (id: number, secret: Buffer, host: string) => Promise<boolean>;
   /** `unix:` path instead of a loopback port. */
   readonly socketPath?: string;
 }

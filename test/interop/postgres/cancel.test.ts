@@ -354,8 +354,9 @@ describe('raw cancel requests', () => {
 
   it('reach the gateway that has the session, whichever they come to', async () => {
     const gateways: Gateway[] = [];
-    const askPeers = async (id: number, secret: Buffer): Promise<boolean> => {
-      for (const gateway of gateways) if (await gateway.cancels.cancelForPeer(id, secret)) return true;
+    const askPeers = async (id: number, secret: Buffer, host: string): Promise<boolean> => {
+      for (const gateway of gateways)
+        if ((await gateway.cancels.cancel(id, secret, host)) === 'sent') return true;
       return false;
     };
     const [one, other] = [await start({ askPeers }), await start({ askPeers })];
