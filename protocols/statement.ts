@@ -56,7 +56,7 @@ export class Statement {
   readonly kind: StatementKind;
   /** UTF-8 text, cut at `STATEMENT_TEXT_BYTES_MAX`; null where the request has none that is known. */
   text: string | null;
-  /** Length of the whole text in bytes as sent. */
+  /** Length of the whole text in bytes: as it was sent, or in UTF-8 where the protocol has UTF-16. */
   textBytes: number;
   /** Hex; set by the observer only when `text` was cut. The recorder computes it otherwise. */
   textSha256: string | null = null;

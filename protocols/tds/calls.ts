@@ -18,7 +18,7 @@ export function handleSource(call: Call, handles: KnownHandles): Prepared | null
 
 export function callStatement(call: Call, source: Prepared | null, parameters: boolean): Statement {
   const { known } = call;
-  const statement = new Statement(known?.kind ?? 'rpc', call.name, call.name.length * 2);
+  const statement = new Statement(known?.kind ?? 'rpc', null, 0);
   statement.name = call.name;
   if (known !== null) {
     const expectsText = known.roles.includes('statement');
@@ -33,7 +33,6 @@ export function callStatement(call: Call, source: Prepared | null, parameters: b
       statement.textSha256 = source.textSha256;
     } else {
       statement.text = expectsText ? null : unknownHandle(call);
-      statement.textBytes = 0;
       statement.opaque = true;
     }
   }

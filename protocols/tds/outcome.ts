@@ -4,6 +4,7 @@ import type { Prepared } from './handles.ts';
 import type { RowLayout } from './layout.ts';
 import { MESSAGE_CHARACTERS_MAX, MESSAGES_MAX, RESULTS_MAX } from './limits.ts';
 import type { Call } from './rpc.ts';
+import { cutText } from './text.ts';
 import { type Done, DoneStatus, type ServerMessage, Token } from './tokens.ts';
 
 /** What is learned of one statement from the server's answer, until it is over. */
@@ -14,8 +15,10 @@ export class Outcome {
   readonly source: Prepared | null;
   finished = false;
   failed = false;
-  /** The gate saw only the beginning of its text. */
+  /** Only the beginning of its text is known yet. */
   partial = false;
+  /** What the record says of the text, while the gate is shown something else. */
+  #recorded: { readonly text: string | null; readonly textBytes: number } | null = null;
   /** The final DONE of the answer could not be read. */
   lost = false;
   #created: Prepared | null = null;
@@ -27,6 +30,28 @@ export class Outcome {
     this.statement = statement;
     this.call = call;
     this.source = source;
+  }
+
+  /**
+   * Lets the gate see that there is more than can be read: a text that is not whole. Of a positioned change through a
+   * cursor, whose text is the cursor's SELECT, it sees the procedure alone.
+   */
+  showToGate(): void {
+    const { statement } = this;
+    const changes = this.call?.known?.name === 'sp_cursor';
+    if (!statement.opaque && !changes) return;
+    this.#recorded = { text: statement.text, textBytes: statement.textBytes };
+    statement.text = changes ? null : `${statement.text ?? ''} ${UNREAD}`;
+    statement.textBytes = statement.text === null ? 0 : Buffer.byteLength(statement.text) + 1;
+  }
+
+  /** What the gate was shown gives way to what the record says. */
+  showToRecord(): void {
+    // A text of which only a part was held is long, and no riddle.
+    if (this.partial) this.statement.opaque = false;
+    if (this.#recorded !== null) Object.assign(this.statement, this.#recorded);
+    this.#recorded = null;
+    cutText(this.statement);
   }
 
   get rememberedLayout(): RowLayout | null {
@@ -145,6 +170,9 @@ export class Outcome {
     this.statement.messages.push(text.slice(0, MESSAGE_CHARACTERS_MAX));
   }
 }
+
+/** Stands where a text goes on that cannot be shown. */
+const UNREAD = '/* the rest could not be read */';
 
 /** The role of the `position`th output parameter: values come back in the order of the parameters that asked for them. */
 function outputRole(call: Call, position: number): string | null {

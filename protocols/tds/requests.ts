@@ -61,15 +61,17 @@ export class RequestReader {
   /** The batch's text as far as it was kept, its length in bytes so far, and, of one that was cut, its digest. */
   batch(): Statement {
     const capture = this.#text!;
-    const statement = new Statement('batch', this.lost ? null : capture.text, capture.total);
+    const text = this.lost ? null : capture.text;
+    const statement = new Statement('batch', text, text === null ? 0 : capture.utf8Bytes(text));
     statement.opaque = this.lost || capture.cut;
     return statement;
   }
 
   /** Completes what `batch` said when only a part of the text had come. */
   completeBatch(statement: Statement): void {
-    statement.textBytes = this.#text!.total;
-    statement.textSha256 = this.#text!.textDigest() ?? statement.textSha256;
+    const capture = this.#text!;
+    statement.textSha256 = capture.textDigest() ?? statement.textSha256;
+    statement.textBytes = capture.utf8Bytes(capture.text);
   }
 
   transaction(): Statement {

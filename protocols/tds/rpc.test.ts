@@ -236,7 +236,7 @@ describe('calls', () => {
     expect(sink.ended).toMatchObject([
       {
         kind: 'rpc',
-        text: 'dbo.p_out',
+        text: null,
         name: 'dbo.p_out',
         parameters: [
           { name: '@a', type: 'int', value: 21 },
@@ -356,7 +356,7 @@ describe('calls', () => {
       observer.client(
         rpc([call('dbo.a', [int(1)]), call(10, [nvarchar('select 2')]), call('dbo.c', [])], { wide }),
       );
-      expect(sink.statements.map((statement) => statement.text)).toEqual(['dbo.a', 'select 2', 'dbo.c']);
+      expect(sink.statements.map(({ name, text }) => text ?? name)).toEqual(['dbo.a', 'select 2', 'dbo.c']);
       observer.server(
         response(
           done(0x11, { token: 0xff, command: 0xc5, count: 5, wide }),
@@ -370,9 +370,9 @@ describe('calls', () => {
         ),
       );
       expect(sink.ended).toMatchObject([
-        { text: 'dbo.a', status: 'ok', rowsAffected: 5, returnStatus: 1 },
+        { name: 'dbo.a', status: 'ok', rowsAffected: 5, returnStatus: 1 },
         { text: 'select 2', status: 'error', rowsAffected: null, returnStatus: 2 },
-        { text: 'dbo.c', status: 'ok', rowsAffected: 7, returnStatus: 3 },
+        { name: 'dbo.c', status: 'ok', rowsAffected: 7, returnStatus: 3 },
       ]);
       expect(observer.busy).toBe(false);
     }
@@ -458,7 +458,7 @@ describe('calls', () => {
     observer.client(strange);
     observer.server(response(done(0, { token: 0xfe })));
     expect(sink.sent).toEqual(strange);
-    expect(sink.ended).toMatchObject([{ text: 'dbo.p', opaque: true, status: 'ok' }]);
+    expect(sink.ended).toMatchObject([{ name: 'dbo.p', text: null, opaque: true, status: 'ok' }]);
     expect(sink.notes).toMatchObject([{ kind: 'opaque' }]);
     // Headers longer than the message, an empty message, a message that ends in a value.
     for (const payload of [
@@ -471,7 +471,7 @@ describe('calls', () => {
       expect(sink.ended.at(-1)).toMatchObject({ opaque: true, status: 'ok' });
     }
     observer.client(rpc([call('dbo.q', [])]));
-    expect(sink.statements.at(-1)).toMatchObject({ text: 'dbo.q', opaque: false });
+    expect(sink.statements.at(-1)).toMatchObject({ name: 'dbo.q', opaque: false });
   });
 
   it('read the same wherever they are cut into packets', () => {

@@ -49,6 +49,7 @@ export interface CallParameter {
 
 export interface StatementText {
   readonly text: string;
+  /** Length of the whole text in UTF-8, as far as it has come. */
   readonly bytes: number;
   /** Of the whole text, where it is longer than what was kept. */
   sha256: string | null;
@@ -149,7 +150,8 @@ export class CallReader {
   settle(): void {
     const call = this.#call;
     if (this.#expecting !== 'value' || this.#role !== 'statement' || call === null) return;
-    call.text = { text: this.#text.text, bytes: this.#text.total, sha256: null, partial: true };
+    const { text } = this.#text;
+    call.text = { text, bytes: this.#text.utf8Bytes(text), sha256: null, partial: true };
   }
 
   #step(bytes: Buffer, position: number, end: number): number {
@@ -294,12 +296,9 @@ export class CallReader {
     const capture = this.#text;
     const unicode = info.id === TypeId.nvarchar || info.id === TypeId.ntext || info.id === TypeId.nchar;
     const text = unicode ? capture.text : String(decodeValue(info, capture.bytes, capture.cut));
-    return {
-      text,
-      bytes: capture.total,
-      sha256: unicode ? capture.textDigest() : null,
-      partial: capture.cut,
-    };
+    const sha256 = unicode ? capture.textDigest() : null;
+    const bytes = unicode ? capture.utf8Bytes(text) : Buffer.byteLength(text);
+    return { text, bytes, sha256, partial: capture.cut };
   }
 
   #described(info: TypeInfo, encrypted: boolean): Parameter {

@@ -138,7 +138,7 @@ describe('multiplexed sessions', () => {
     observer.client(bytes.subarray(3 * 528));
     observer.server(framed(0, COUNT_ONE));
     expect(sink.sent).toEqual(Buffer.concat([OPENED, bytes]));
-    expect(sink.ended).toMatchObject([{ textBytes: 1800, status: 'ok' }]);
+    expect(sink.ended).toMatchObject([{ textBytes: 900, status: 'ok' }]);
   });
 
   it('get their refusals from the server itself, so that all numbers stay theirs', () => {

@@ -95,7 +95,7 @@ describe('statements', () => {
       const bytes = batch(text, { packetBytes });
       for (let at = 0; at < bytes.length; at += 7) observer.client(bytes.subarray(at, at + 7));
       expect(sink.statements).toMatchObject([
-        { kind: 'batch', text, textBytes: text.length * 2, bytesSent: bytes.length },
+        { kind: 'batch', text, textBytes: Buffer.byteLength(text), bytesSent: bytes.length },
       ]);
       expect(sink.sent).toEqual(bytes);
     }
@@ -135,7 +135,7 @@ describe('statements', () => {
     const [statement] = sink.statements;
     expect(Buffer.byteLength(statement!.text!)).toBeLessThanOrEqual(STATEMENT_TEXT_BYTES_MAX);
     expect(text.startsWith(statement!.text!)).toBe(true);
-    expect(statement!.textBytes).toBe(text.length * 2);
+    expect(statement!.textBytes).toBe(Buffer.byteLength(text));
     expect(statement!.textSha256).toBe(createHash('sha256').update(text).digest('hex'));
     expect(statement!.opaque).toBe(false);
   });
@@ -161,7 +161,7 @@ describe('statements', () => {
     observer.server(OK);
     expect(sink.ended).toMatchObject([
       {
-        textBytes: text.length * 2,
+        textBytes: Buffer.byteLength(text),
         textSha256: createHash('sha256').update(text).digest('hex'),
         bytesSent: bytes.length,
         opaque: false,
@@ -189,7 +189,7 @@ describe('statements', () => {
     observer.server(response(returnStatus(0), done(0, { token: 0xfe })));
     expect(sink.ended).toMatchObject([
       {
-        text: 'dbo.store',
+        name: 'dbo.store',
         status: 'ok',
         opaque: false,
         parameters: [{ name: '@b', type: 'varbinary(max)', bytes: 257 * 1024 * 1024 }],
@@ -259,7 +259,7 @@ describe('the gate', () => {
     expect(sink.sent).toHaveLength(0);
     const error = ['error', 50_501, 16, TEXT];
     expect(tokensOf(sink.received)).toEqual([error, [0xfe, 0x83], error, [0xfe, 0x83], error, [0xfe, 2]]);
-    expect(sink.ended.map(({ text, status }) => [text, status])).toEqual([
+    expect(sink.ended.map(({ name, text, status }) => [text ?? name, status])).toEqual([
       ['dbo.a', 'denied'],
       ['ALTER LOGIN x', 'denied'],
       ['dbo.c', 'denied'],
@@ -277,6 +277,42 @@ describe('the gate', () => {
       text: 'ALTER LOGIN x',
       status: 'denied',
     });
+  });
+
+  it('is shown that there is more where something cannot be read', () => {
+    const { sink, observer } = start();
+    const seen: [string | null, boolean][] = [];
+    sink.verdict = ({ text, textBytes }) => {
+      seen.push([text, text !== null && textBytes <= Buffer.byteLength(text)]);
+      return { action: 'allow' };
+    };
+    const strange = { type: Buffer.from([0x99]), value: Buffer.alloc(9) };
+    const more = '/* the rest could not be read */';
+    observer.client(rpc([call(10, [nvarchar('select 1'), nvarchar(''), strange])]));
+    observer.client(message(1, Buffer.from('ffffff7f', 'hex')));
+    observer.client(rpc([call(12, [int(99)])]));
+    observer.client(batch('select 1'));
+    expect(seen).toEqual([
+      [`select 1 ${more}`, false],
+      [` ${more}`, false],
+      [`prepared #99 ${more}`, false],
+      ['select 1', true],
+    ]);
+    expect(sink.statements.map(({ text, opaque }) => [text, opaque])).toEqual([
+      ['select 1', true],
+      [null, true],
+      ['prepared #99', true],
+      ['select 1', false],
+    ]);
+  });
+
+  it('is not shown a SELECT where its cursor changes rows', () => {
+    const { sink, observer } = start();
+    observer.client(rpc([call(2, [{ status: 1, ...int(null) }, nvarchar('select * from t')])]));
+    observer.server(response(returnStatus(0), returnValue('', int(9)), done(0, { token: 0xfe })));
+    observer.client(rpc([call(1, [int(9), int(1), int(1), nvarchar('t'), int(5)])]));
+    expect(sink.judged).toEqual(['select * from t', null]);
+    expect(sink.statements[1]).toMatchObject({ name: 'sp_cursor', text: 'select * from t', opaque: false });
   });
 
   it('holds a statement, and what comes behind it, until it is released', () => {
@@ -306,7 +342,7 @@ describe('the gate', () => {
     const large = call('dbo.store', [varbinaryMax(Buffer.alloc(2 * INSPECT_BYTES_MAX))]);
     const bytes = rpc([large, call(10, [nvarchar('ALTER LOGIN x')])], { packetBytes: 32_767 });
     observer.client(bytes);
-    expect(sink.statements.map(({ text }) => text)).toEqual(['dbo.store', 'ALTER LOGIN x']);
+    expect(sink.statements.map(({ name, text }) => text ?? name)).toEqual(['dbo.store', 'ALTER LOGIN x']);
     // The server is told to forget what it has of the request, and its answer to that is ours instead.
     expect(sink.sent.subarray(-8)).toEqual(Buffer.from([3, 3, 0, 8, 0, 0, 1, 0]));
     expect(sink.sent.includes(Buffer.from('ALTER LOGIN x', 'utf16le'))).toBe(false);
@@ -318,7 +354,7 @@ describe('the gate', () => {
       ['error', 50_501, 16, TEXT],
       [0xfe, 2],
     ]);
-    expect(sink.ended.map(({ text, status }) => [text, status])).toEqual([
+    expect(sink.ended.map(({ name, text, status }) => [text ?? name, status])).toEqual([
       ['ALTER LOGIN x', 'denied'],
       ['dbo.store', 'cancelled'],
       ['next', 'ok'],

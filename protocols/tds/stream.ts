@@ -18,7 +18,6 @@ import { refusalNumber, refusalText, refusedRequest } from './refuse.ts';
 import { RequestReader } from './requests.ts';
 import { type ResponseListener, ResponseWalker } from './response.ts';
 import type { SessionFacts } from './session.ts';
-import { cutText } from './text.ts';
 import { type Done, DoneStatus, type ServerMessage, Token } from './tokens.ts';
 
 /**
@@ -305,8 +304,8 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
     }
     if (request.type === MessageType.bulkLoad) {
       if (this.#bulk !== null) return this.#bulk;
-      const text = this.#lastBatchText;
-      return new Outcome(new Statement('bulk', text, text === null ? 0 : text.length * 2), null, null);
+      const text = this.#lastBatchText ?? 'INSERT BULK';
+      return new Outcome(new Statement('bulk', text, Buffer.byteLength(text)), null, null);
     }
     const batch = request.reader.batch();
     const bulk = batch.text !== null && BULK_TEXT.test(batch.text);
@@ -350,6 +349,7 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
         request.begun += 1;
         continue;
       }
+      outcome.showToGate();
       const verdict = sink.decide(outcome.statement);
       if (verdict.action === 'hold') {
         this.#undecided = request;
@@ -382,11 +382,9 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #pass(request: Request): void {
     const { sink } = this.#connection;
     for (; request.begun < request.allowed; request.begun++) {
-      const { statement, partial } = request.outcomes[request.begun]!;
-      // To the gate a text of which it sees a part is one that it cannot read; to the record it is only long.
-      if (partial) statement.opaque = false;
-      cutText(statement);
-      sink.begin(statement);
+      const outcome = request.outcomes[request.begun]!;
+      outcome.showToRecord();
+      sink.begin(outcome.statement);
     }
     this.#enqueue(request);
     this.#sendHeld(request);
@@ -410,14 +408,15 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #refuse(request: Request, refusal: Refusal): void {
     const { sink } = this.#connection;
     for (; request.begun < request.outcomes.length; request.begun++) {
-      const { statement } = request.outcomes[request.begun]!;
-      cutText(statement);
+      const outcome = request.outcomes[request.begun]!;
+      const { statement } = outcome;
+      outcome.showToRecord();
       statement.status = 'denied';
       statement.error = { code: String(refusalNumber(refusal)), message: refusalText(refusal) };
       statement.transaction = this.#connection.transaction;
       sink.begin(statement);
       sink.end(statement);
-      request.outcomes[request.begun]!.finished = true;
+      outcome.finished = true;
     }
     const calls = request.type === MessageType.rpc ? request.outcomes.length : 0;
     const substitute = request.queued ? null : this.#line.substitute(request.held, refusal);

@@ -11,6 +11,7 @@ import { ValueCapture } from './extents.ts';
 export class TextCapture extends ValueCapture {
   #hash: Hash | null = null;
   #decoder: TextDecoder | null = null;
+  #utf8Bytes = 0;
 
   start(): void {
     this.begin(INSPECT_BYTES_MAX, false);
@@ -25,9 +26,21 @@ export class TextCapture extends ValueCapture {
     if (this.#hash === null) {
       this.#hash = createHash('sha256');
       this.#decoder = new TextDecoder('utf-16le', { ignoreBOM: true });
-      this.#hash.update(this.#decoder.decode(this.bytes.subarray(0, before), STREAM));
+      this.#utf8Bytes = 0;
+      this.#digest(this.bytes.subarray(0, before));
     }
-    this.#hash.update(this.#decoder!.decode(bytes.subarray(start, end), STREAM));
+    this.#digest(bytes.subarray(start, end));
+  }
+
+  #digest(bytes: Buffer): void {
+    const text = this.#decoder!.decode(bytes, STREAM);
+    this.#utf8Bytes += Buffer.byteLength(text);
+    this.#hash!.update(text);
+  }
+
+  /** Length of the text so far in UTF-8, given the part of it that was kept. */
+  utf8Bytes(kept: string): number {
+    return this.#hash === null ? Buffer.byteLength(kept) : this.#utf8Bytes;
   }
 
   /** The text, or its beginning. */

@@ -161,7 +161,7 @@ function shown(statement: Statement): Shown {
   const kind = KINDS[statement.kind] ?? statement.kind;
   return {
     kind,
-    text: oneLine(statement.text),
+    text: oneLine(statement.text ?? statement.name),
     procedure: statement.name,
     parameters:
       kind === 'transaction'

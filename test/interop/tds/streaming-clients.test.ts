@@ -77,7 +77,7 @@ function texts(statements: readonly RecordedStatement[]): (string | null)[] {
 }
 
 function find(statements: readonly RecordedStatement[], pattern: RegExp): RecordedStatement {
-  const found = statements.find(({ text }) => text !== null && pattern.test(text));
+  const found = statements.find(({ text, name }) => pattern.test(text ?? name ?? ''));
   if (found === undefined)
     throw new Error(`not on record: ${pattern}; there is ${texts(statements).join(' | ').slice(0, 3000)}`);
   return found;
