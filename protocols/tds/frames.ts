@@ -111,8 +111,8 @@ export class PacketCutter {
 
 /** Takes what a `PacketScanner` finds. Positions are those of the chunk at hand. */
 export interface SegmentSink {
-  /** A packet's header has been read; its payload follows. */
-  header(type: number, status: number, length: number): void;
+  /** A packet's header has been read; its payload follows. `at`: where it stands in the chunk, -1 where it was cut. */
+  header(length: number, at: number): void;
   /** A piece of a packet's payload: a view that is valid during the call. */
   payload(bytes: Buffer, start: number, end: number): void;
   /** The packet with the end-of-message bit is over; the next message begins at `position`. */
@@ -145,7 +145,7 @@ export class PacketScanner {
         continue;
       }
       if (this.#headerLength === 0 && end - position >= PACKET_HEADER_BYTES) {
-        if (!this.#read(bytes, position, sink)) return false;
+        if (!this.#read(bytes, position, position, sink)) return false;
         position += PACKET_HEADER_BYTES;
       } else {
         const taken = Math.min(PACKET_HEADER_BYTES - this.#headerLength, end - position);
@@ -154,21 +154,20 @@ export class PacketScanner {
         position += taken;
         if (this.#headerLength < PACKET_HEADER_BYTES) break;
         this.#headerLength = 0;
-        if (!this.#read(this.#header, 0, sink)) return false;
+        if (!this.#read(this.#header, 0, -1, sink)) return false;
       }
       if (this.#left === 0) this.#packetEnd(bytes, position, sink);
     }
     return true;
   }
 
-  #read(bytes: Buffer, at: number, sink: SegmentSink): boolean {
+  #read(bytes: Buffer, at: number, chunkAt: number, sink: SegmentSink): boolean {
     const length = (bytes[at + 2]! << 8) | bytes[at + 3]!;
     if (length < PACKET_HEADER_BYTES) return false;
-    const status = bytes[at + 1]!;
     this.#left = length - PACKET_HEADER_BYTES;
-    this.#final = (status & PacketStatus.endOfMessage) !== 0;
+    this.#final = (bytes[at + 1]! & PacketStatus.endOfMessage) !== 0;
     this.#inMessage = true;
-    sink.header(bytes[at]!, status, length);
+    sink.header(length, chunkAt);
     return true;
   }
 

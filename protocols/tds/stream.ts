@@ -139,8 +139,9 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #others = false;
   #acknowledged = false;
   #swallowing: 'nothing' | 'answer' | 'acknowledgement' = 'nothing';
-  /** The bytes that the walker is given at the moment. */
-  #chunk: Buffer = EMPTY;
+  /** Where the last header and the last DONE stand in the chunk at hand; -1 where that is not known. */
+  #headerAt = -1;
+  #doneAt = -1;
   #receivedBytes = 0;
   #countedBytes = 0;
 
@@ -491,11 +492,14 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
 
   /** Takes what came from the server. False when it cannot be followed any more. */
   serverBytes(bytes: Buffer, start: number, end: number): boolean {
+    this.#headerAt = -1;
+    this.#doneAt = -1;
     return this.#scanner.feed(bytes, start, end, this);
   }
 
-  header(_type: number, _status: number, length: number): void {
+  header(length: number, at: number): void {
     this.#receivedBytes += length;
+    this.#headerAt = at;
     if (this.#inResponse) return;
     this.#inResponse = true;
     this.#responding = this.#queue[0] ?? null;
@@ -505,11 +509,10 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   }
 
   payload(bytes: Buffer, start: number, end: number): void {
-    this.#chunk = bytes;
     this.#walker.walk(bytes, start, end);
   }
 
-  messageEnd(_bytes: Buffer, position: number): void {
+  messageEnd(bytes: Buffer, position: number): void {
     this.#walker.endMessage();
     this.#inResponse = false;
     const request = this.#responding;
@@ -523,7 +526,10 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       this.#nextAnswer(position);
       return;
     }
-    if (request !== null && !(loneAcknowledgement && !request.cancelAsked)) this.#close(request, position);
+    if (request !== null && !(loneAcknowledgement && !request.cancelAsked)) {
+      if (this.#ownAttention) this.#showStopped(bytes, position);
+      this.#close(request, position);
+    }
     this.#countedBytes = this.#receivedBytes;
     if (this.#ownAttention && this.#acknowledged) this.#ownAttention = false;
     else if (this.#ownAttention && this.#queue.length === 0) {
@@ -533,6 +539,20 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       return;
     }
     this.#nextAnswer(position);
+  }
+
+  /**
+   * The answer that our own attention cut short must not look complete to a client that asked for no cancel. Its last
+   * DONE becomes one with more to come, and our error follows as the end of the same message.
+   */
+  #showStopped(bytes: Buffer, position: number): void {
+    const done = this.#doneAt;
+    if (this.#headerAt < 0 || done < this.#headerAt) return;
+    const { version, packetBytes, serverName } = this.#connection.facts;
+    bytes[this.#headerAt + 1]! &= ~PacketStatus.endOfMessage;
+    bytes[done + 1] = (bytes[done + 1]! & ~DoneStatus.attention) | DoneStatus.error | DoneStatus.more;
+    const stopped = new Refusal('killed', 'this statement was stopped by the gateway');
+    this.#line.toClient(position, refusedRequest(stopped, 0, { version, packetBytes, serverName }));
   }
 
   /** The answer to `request` is complete. */
@@ -651,22 +671,17 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   done(done: Done, at: number): void {
     this.#dones += 1;
     const request = this.#responding;
+    this.#doneAt = at;
     if (done.rows !== null) this.#others = true;
     if (done.status & DoneStatus.attention) {
       this.#acknowledged = true;
       if (request === null || !request.cancelAsked) return;
-      if (this.#ownAttention && at >= 0) this.#showCancelled(done, at);
     }
     if (request === null) return;
     this.#outcome()?.done(done);
     if (done.token === Token.doneProcedure && request.current + 1 < request.outcomes.length) {
       this.#nextCall(request, done.status);
     }
-  }
-
-  /** The client asked for no cancel: to it, what we cut is an error, and never a result that looks complete. */
-  #showCancelled(done: Done, at: number): void {
-    this.#chunk[at + 1] = (done.status & ~DoneStatus.attention & 0xff) | DoneStatus.error;
   }
 
   /** A DONEPROC within a message of several calls: it ends one of them, unless a procedure called another. */
@@ -797,8 +812,6 @@ const SETTING_MESSAGES: readonly number[] = [5701, 5703];
 const FATAL_CLASS = 20;
 
 const ATTENTION = [MessageType.attention, PacketStatus.endOfMessage, 0, PACKET_HEADER_BYTES, 0, 0, 1, 0];
-
-const EMPTY = Buffer.alloc(0);
 
 function ignoredPacket(type: number): Buffer {
   return Buffer.from([type, IGNORE_REST, 0, PACKET_HEADER_BYTES, 0, 0, 1, 0]);

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { TdsSettings } from '../../protocols/engine.ts';
 import { tds } from '../../protocols/tds/engine.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from './gateway.ts';
 import { startTdsDouble, type TdsDouble, type TdsDoubleOptions } from './tds-double/double.ts';
@@ -78,15 +79,18 @@ function realServer(url: URL): SqlServer {
 /** The gateway before that server, in the clear on the client's side unless told otherwise. */
 export function startSqlGateway(
   server: SqlServer,
-  options: Partial<Omit<TestGatewayOptions, 'settings'>> & { mars?: boolean } = {},
+  options: Partial<Omit<TestGatewayOptions, 'settings'>> & {
+    mars?: boolean;
+    encryption?: TdsSettings['encryption'];
+  } = {},
 ): Promise<TestGateway> {
-  const { mars = false, ...rest } = options;
   const real = server.double === null;
+  const { mars = false, encryption = real ? 'on' : 'off', ...rest } = options;
   return startTestGateway({
     engine: tds,
     settings: {
       engine: 'tds',
-      encryption: real ? 'on' : 'off',
+      encryption,
       clientEncryption: rest.clientTls ? 'required' : 'none',
       mars,
       windowsDomain: null,
