@@ -7,6 +7,7 @@ import type { TdsSettings } from '../../../protocols/engine.ts';
 import { tds } from '../../../protocols/tds/engine.ts';
 import { type Issued, makeAuthority } from '../../support/certificates.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
+import type { RecordedSession } from '../../support/memory-recorder.ts';
 import {
   FreeTds,
   golang,
@@ -105,6 +106,7 @@ async function startStand(
   encryption: TdsSettings['encryption'],
   server: DoubleEncryption,
   mars = false,
+  certificate = front,
 ): Promise<Stand> {
   const double = await startTdsDouble({
     encryption: server,
@@ -126,7 +128,7 @@ async function startStand(
     username: 'svc',
     password: 'canary-launch',
     serverTls: encryption === 'off' ? { mode: 'disable' } : { mode: 'verify-full', ca: back.ca },
-    clientTls: { certificate: front },
+    clientTls: { certificate },
   });
   return { gateway, double, freeTds: await FreeTds.start(gateway.port) };
 }
@@ -338,13 +340,23 @@ async function compare(family: Family, column: 1 | 2 | 3, stand: Stand) {
     const user = userOf(family.name, setting);
     const session = stand.gateway.recorder.sessions.find(({ start }) => start.clientUser === user);
     expected[setting] = outcome instanceof RegExp ? `refused: ${outcome}` : outcome;
-    if (result.ok)
-      actual[setting] = result.text === '42' ? session?.start.clientAttributes['encryption'] : result;
+    if (result.ok) actual[setting] = result.text === '42' ? wayOf(session) : result;
     else if (outcome instanceof RegExp && outcome.test(result.text)) actual[setting] = expected[setting];
     else actual[setting] = result.text;
     if (outcome instanceof RegExp) expect(session, `${setting} must not become a session`).toBeUndefined();
   });
   return { actual, expected };
+}
+
+/** How the session's bytes go, once its TLS is what it must be: 1.2 inside PRELOGIN, 1.3 under TDS 8.0. */
+function wayOf(session: RecordedSession | undefined): unknown {
+  if (session === undefined) return 'no session';
+  const { clientAttributes, clientTls } = session.start;
+  const way = clientAttributes['encryption'];
+  const version = clientTls?.slice(0, 7) ?? null;
+  return version === { full: 'TLSv1.2', strict: 'TLSv1.3' }[way ?? ''] || (version === null && way !== 'full')
+    ? way
+    : `${way} over ${version}`;
 }
 
 describe.each([
@@ -403,6 +415,36 @@ describe.each([
     );
     const wire = Buffer.concat(stand.double.received);
     if (encryption !== 'off') expect(wire.includes(Buffer.from('svc', 'utf16le'))).toBe(false);
+  });
+});
+
+describe('a certificate chain of many kilobytes', () => {
+  // Java takes ten certificates at most, Microsoft's ODBC driver 16 KiB of them.
+  it.each([
+    [8, 7_000],
+    [22, 21_000],
+  ])('of %i certificates reaches every client', async (count, bytes) => {
+    const filler = await makeAuthority('Filler CA', 'rsa');
+    const more = await Promise.all(
+      Array.from({ length: count - 1 }, (_, index) =>
+        filler.issue({ commonName: `filler-${index}.example.com`, keyType: 'rsa' }),
+      ),
+    );
+    const chain = front.cert + more.map(({ cert }) => cert).join('');
+    expect(chain.length * 0.73).toBeGreaterThan(bytes * 0.9);
+    const stand = await startStand('login', 'on', 'required', false, { ...front, chain });
+    try {
+      const clients = FAMILIES.filter(
+        ({ name }) =>
+          count <= 10 || !['mssql-jdbc', 'jTDS', 'Microsoft ODBC 18', 'mssql-python'].includes(name),
+      );
+      for (const family of clients) {
+        const { actual, expected } = await compare(family, 2, stand);
+        expect(actual, family.name).toEqual(expected);
+      }
+    } finally {
+      await stopStand(stand);
+    }
   });
 });
 

@@ -1,3 +1,4 @@
+import { parseCreate, parseDrop, parseTruncate } from './definitions.ts';
 import {
   cast,
   type Expression,
@@ -9,23 +10,16 @@ import {
   TokenCursor,
 } from './expressions.ts';
 import { lex } from './lexer.ts';
-import { Cancelled, Command, type Output } from './output.ts';
+import { parsePrint, parseRaise, parseThrow, parseWait, type Run, type Statement } from './messages.ts';
+import { Command, type Output } from './output.ts';
 import { parseQuery, type Query } from './query.ts';
 import { addRow, columnOf } from './rows.ts';
-import { type Column, type SessionState, SqlError, type Table } from './state.ts';
+import { type SessionState, SqlError, type Table } from './state.ts';
 import { beginTransaction, commitTransaction, rollbackTransaction, useDatabase } from './transactions.ts';
 import * as types from './types.ts';
 import { literal, type SqlValue } from './types.ts';
 
 /** Statements of the test double's T-SQL. */
-
-export interface Run {
-  readonly scope: Scope;
-  readonly state: SessionState;
-  readonly output: Output;
-}
-
-export type Statement = (run: Run) => Promise<void>;
 
 /** `RETURN` inside a procedure. */
 export class Return extends Error {
@@ -302,86 +296,6 @@ function parseDelete(cursor: TokenCursor): Statement {
   };
 }
 
-function parseTruncate(cursor: TokenCursor): Statement {
-  cursor.expect('TABLE');
-  const name = cursor.name();
-  return async ({ state }) => {
-    state.table(name).rows = [];
-  };
-}
-
-function parseCreate(cursor: TokenCursor): Statement {
-  if (cursor.accept('OR', 'ALTER') || cursor.isWord('PROCEDURE', 'PROC')) return parseCreateProcedure(cursor);
-  cursor.expect('TABLE');
-  const name = cursor.name();
-  cursor.expect('(');
-  const columns: Column[] = [];
-  do {
-    const column = cursor.name();
-    const type = parseType(cursor);
-    const words: string[] = [];
-    for (let depth = 0; depth > 0 || (cursor.current.text !== ',' && cursor.current.text !== ')'); ) {
-      const token = cursor.next();
-      if (token.text === '(') depth += 1;
-      if (token.text === ')') depth -= 1;
-      words.push(token.text.toUpperCase());
-    }
-    const key = words.includes('PRIMARY');
-    const nullable = !words.includes('NOT') && !key;
-    columns.push({ name: column, type, nullable, identity: words.includes('IDENTITY'), key });
-  } while (cursor.accept(','));
-  cursor.expect(')');
-  return async ({ state, output }) => {
-    if (state.tables(name).has(name.toLowerCase())) {
-      throw new SqlError(2714, 16, `There is already an object named '${name}' in the database.`, true, 6);
-    }
-    state.tables(name).set(name.toLowerCase(), { name, columns, rows: [], nextIdentity: 1 });
-    output.done(Command.none, null);
-  };
-}
-
-function parseCreateProcedure(cursor: TokenCursor): Statement {
-  cursor.next();
-  const name = cursor.name();
-  const parameters: { name: string; type: types.SqlType; output: boolean; fallback: SqlValue | null }[] = [];
-  while (cursor.current.kind === 'variable') {
-    const parameter = cursor.next().text;
-    cursor.accept('AS');
-    const type = parseType(cursor);
-    const fallback = cursor.accept('=') ? parseExpression(cursor) : null;
-    const output = cursor.accept('OUTPUT') || cursor.accept('OUT');
-    const value = fallback === null ? null : fallback({} as Scope);
-    parameters.push({ name: parameter, type, output, fallback: value });
-    cursor.accept(',');
-  }
-  cursor.expect('AS');
-  const body = cursor.sql.slice(cursor.current.start);
-  while (cursor.current.kind !== 'end') cursor.next();
-  return async ({ state, output }) => {
-    state.store.procedures.set(name.toLowerCase(), { name, parameters, body });
-    output.done(Command.none, null);
-  };
-}
-
-function parseDrop(cursor: TokenCursor): Statement {
-  const kind = cursor.next().text.toUpperCase();
-  const tolerant = cursor.accept('IF', 'EXISTS');
-  const name = cursor.name();
-  return async ({ state, output }) => {
-    const key = name.toLowerCase();
-    const removed = kind === 'TABLE' ? state.tables(name).delete(key) : state.store.procedures.delete(key);
-    if (!removed && !tolerant) {
-      const what = kind === 'TABLE' ? 'table' : 'procedure';
-      throw new SqlError(
-        3701,
-        11,
-        `Cannot drop the ${what} '${name}', because it does not exist or you do not have permission.`,
-      );
-    }
-    output.done(Command.none, null);
-  };
-}
-
 function parseDeclare(cursor: TokenCursor): Statement {
   const declared: { name: string; type: types.SqlType; value: Expression | null }[] = [];
   do {
@@ -429,39 +343,6 @@ function parseSet(cursor: TokenCursor): Statement {
     if (words[0] === 'FMTONLY') state.formatOnly = on;
     if (words[0] === 'IMPLICIT_TRANSACTIONS') state.implicit = on;
     output.done(Command.none, null);
-  };
-}
-
-function parsePrint(cursor: TokenCursor): Statement {
-  const value = parseExpression(cursor);
-  return async ({ scope, output }) => {
-    const text = types.text(value(scope).value);
-    output.message(false, { number: 0, state: 1, class: 0, text, procedure: '', line: 1 });
-  };
-}
-
-function parseRaise(cursor: TokenCursor): Statement {
-  const [message, severity, errorState] = parseList(cursor);
-  if (cursor.accept('WITH')) cursor.next();
-  return async ({ scope, state, output }) => {
-    const level = Number(severity!(scope).value);
-    const text = types.text(message!(scope).value);
-    const code = Number(errorState!(scope).value);
-    if (level > 10) throw new SqlError(50_000, level, text, false, code);
-    state.lastError = 0;
-    output.message(false, { number: 50_000, state: code, class: level, text, procedure: '', line: 1 });
-  };
-}
-
-function parseThrow(cursor: TokenCursor): Statement {
-  const number = parseExpression(cursor);
-  cursor.expect(',');
-  const message = parseExpression(cursor);
-  cursor.expect(',');
-  const errorState = parseExpression(cursor);
-  return async ({ scope }) => {
-    const text = types.text(message(scope).value);
-    throw new SqlError(Number(number(scope).value), 16, text, true, Number(errorState(scope).value));
   };
 }
 
@@ -543,20 +424,6 @@ function parseIf(cursor: TokenCursor): Statement {
   return async (run) => {
     if (isTrue(condition(run.scope))) await yes(run);
     else await no?.(run);
-  };
-}
-
-function parseWait(cursor: TokenCursor): Statement {
-  cursor.expect('DELAY');
-  const delay = parseExpression(cursor);
-  return async ({ scope, output }) => {
-    const [hours, minutes, seconds] = types.text(delay(scope).value).split(':').map(Number);
-    const until = Date.now() + ((hours ?? 0) * 3600 + (minutes ?? 0) * 60 + (seconds ?? 0)) * 1000;
-    while (Date.now() < until) {
-      if (output.cancelled) throw new Cancelled();
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-    output.done(Command.none, null);
   };
 }
 
