@@ -6,6 +6,8 @@ import { loadConfig } from '../config/load.ts';
 
 /** Where the demo keeps its journal, recordings and keys: `var/demo` of a checkout, else a folder of this user's own. */
 export function demoDataDirectory(): string {
+  const chosen = process.env['SALLYPORT_DEMO_DIR'];
+  if (chosen) return chosen;
   const checkout = fileURLToPath(new URL('../../', import.meta.url));
   if (existsSync(join(checkout, 'src', 'main.ts'))) return join(checkout, 'var', 'demo');
   return join(tmpdir(), `sallyport-demo-${userInfo().username}`);

@@ -10,7 +10,7 @@ import { sampleSql } from '../demo/sample.ts';
 import type { LogFormat } from '../log.ts';
 import { makeLog } from '../log.ts';
 import { demoDataDirectory } from './data-directory.ts';
-import { runUntilSignal } from './start.ts';
+import { firstSignal, runUntilSignal } from './start.ts';
 
 const GATEWAY_PORT = 15432;
 const HTTP_PORT = 7070;
@@ -54,14 +54,18 @@ async function demo(options: { port: number; logLevel: string; logFormat: LogFor
     files: false,
   });
   const log = makeLog(options.logFormat, options.logLevel);
+  const signalled = firstSignal();
   const app = await App.start(loaded, log);
   console.log(welcome(port, httpPort));
   process.on('SIGHUP', () => {});
   try {
-    await runUntilSignal(app, GRACE_MS, log, async () => {
-      await database.stop();
-      process.off('exit', killDatabase);
-      console.log('\nStopped. The recordings stay: npx sallyport recordings list');
+    await runUntilSignal(app, GRACE_MS, log, {
+      signalled,
+      after: async () => {
+        await database.stop();
+        process.off('exit', killDatabase);
+        console.log('\nStopped. The recordings stay: npx sallyport recordings list');
+      },
     });
   } finally {
     delete process.env[PASSWORD_VARIABLE];

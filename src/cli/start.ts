@@ -36,6 +36,13 @@ async function start(options: StartOptions): Promise<void> {
   const log = makeLog(options.logFormat, options.logLevel);
   for (const warning of loaded.warnings)
     log.warn({ path: warning.path, line: warning.line }, warning.message);
+  // From the first moment on: a signal must not find the process without an answer to it.
+  const signalled = firstSignal();
+  let running: App | null = null;
+  process.on('SIGHUP', () => {
+    if (running === null) log.warn('SIGHUP while starting: ignored');
+    else void reload(running, options.config, log);
+  });
   let app: App;
   try {
     app = await App.start(loaded, log);
@@ -44,8 +51,15 @@ async function start(options: StartOptions): Promise<void> {
     process.exitCode = ExitCode.startFailed;
     return;
   }
-  process.on('SIGHUP', () => void reload(app, options.config, log));
-  await runUntilSignal(app, loaded.config.gateway.shutdown_grace, log);
+  running = app;
+  await runUntilSignal(app, loaded.config.gateway.shutdown_grace, log, { signalled });
+}
+
+/** The first SIGTERM or SIGINT. */
+export function firstSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name));
+  });
 }
 
 /** Waits for SIGTERM or SIGINT, drains, closes, and does what comes `after`. A second signal ends the process at once. */
@@ -53,11 +67,9 @@ export async function runUntilSignal(
   app: App,
   graceMs: number,
   log: Log,
-  after: () => Promise<void> = async () => {},
+  options: { signalled?: Promise<NodeJS.Signals>; after?: () => Promise<void> } = {},
 ): Promise<void> {
-  const signal = await new Promise<NodeJS.Signals>((resolve) => {
-    for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name));
-  });
+  const signal = await (options.signalled ?? firstSignal());
   log.info({ signal, graceSeconds: graceMs / 1000, sessions: app.gateway.connections.size }, 'shutting down');
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.once(name, () => {
@@ -66,7 +78,7 @@ export async function runUntilSignal(
     });
   }
   await app.stop(graceMs);
-  await after();
+  await options.after?.();
   log.info('stopped');
   process.exit(ExitCode.ok);
 }
