@@ -37,6 +37,11 @@ export interface Channel {
   /** TLS as client, toward the database, verified as the resource's mode says. */
   connectTls(options: ConnectTls): Promise<TlsState>;
   /**
+   * From now on no TLS record that we send holds more than `bytes` (512 to 16384) of plaintext; nothing happens in the
+   * clear. A server that wants a packet of its protocol in one record gets it when packets of that size are written.
+   */
+  limitTlsRecords?(bytes: number): void;
+  /**
    * Gives TLS up and goes on in the clear below it, without a close_notify: TDS login-only encryption. Resolves when
    * what was written before has gone out encrypted. Only on a channel whose TLS was started with a `transport` whose
    * stream can be released; rejects with `malformed` when the peer sent more inside TLS than was read.

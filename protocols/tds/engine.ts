@@ -274,6 +274,8 @@ async function finish(
     serverProcess: result.process,
     features: response.sessionFeatures(result.requested),
   };
+  // SQL Server is known to stumble over packets that are spread over TLS records (go-mssqldb, issue 166).
+  server.channel.limitTlsRecords?.(sessionFacts.packetBytes);
   const session: EngineSession = {
     permit,
     facts,

@@ -206,6 +206,10 @@ export class StreamChannel implements Channel {
     return this.#tls;
   }
 
+  limitTlsRecords(bytes: number): void {
+    if (this.#tls !== null) (this.#stream as tls.TLSSocket).setMaxSendFragment(bytes);
+  }
+
   async clearTls(): Promise<void> {
     const secured = this.#stream;
     const transport = this.#transport;

@@ -278,4 +278,37 @@ describe('inside TLS', () => {
     expect(statements[2]!.textBytes).toBeGreaterThan(1_500_000);
     if (secure !== server) await secure.close();
   });
+
+  test.skipIf(process.env['SALLYPORT_TEST_MSSQL_URL'])(
+    'each packet reaches the server in a record of its own',
+    async () => {
+      const authority = await makeAuthority('Records', 'rsa');
+      const certificate = await authority.issue({
+        commonName: 'localhost',
+        hosts: ['127.0.0.1'],
+        keyType: 'rsa',
+      });
+      const secure = await startSqlServer({ encryption: 'required', certificate });
+      const gateway = await startSqlGateway(secure, {
+        serverTls: { mode: 'verify-full', ca: authority.cert },
+        encryption: 'on',
+      });
+      gateways.push(gateway);
+      const connection = await connectTedious({ port: gateway.port, options: { packetSize: 8000 } });
+      const from = secure.double!.received.length;
+      await queryOf(connection, 'SELECT LEN(@p)', (request) =>
+        request.addParameter('p', TYPES.NVarChar, 'x'.repeat(60_000)),
+      );
+      const bytes = Buffer.concat(secure.double!.received.slice(from));
+      const records: number[] = [];
+      for (let at = 0; at < bytes.length; at += 5 + bytes.readUInt16BE(at + 3))
+        records.push(bytes.readUInt16BE(at + 3));
+      // The cipher adds the same to each.
+      expect(new Set(records.slice(0, -1)).size).toBe(1);
+      expect(records[0]! - 8000).toBeLessThan(100);
+      expect(records).toHaveLength(16);
+      await closeTedious(connection);
+      await secure.close();
+    },
+  );
 });
