@@ -448,8 +448,7 @@ async function indexOf(access: Access): Promise<SqliteRecordingIndex> {
         indexer.hear(event, session);
       }
       if (ofGateway) continue;
-      for (const { part, key, size } of parts)
-        indexer.sealed({ session, part, key, state: 'ended', events: 0, bytes: size });
+      for (const { part, size } of parts) indexer.sealed({ session, part, bytes: size });
     } catch (error) {
       process.stderr.write(`${(error as Error).message}\n`);
     }

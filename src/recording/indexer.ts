@@ -77,8 +77,8 @@ export class Indexer {
     if (this.#rows.sessions.length + this.#rows.statements.length >= WAITING_MAX) this.flush();
   }
 
-  sealed(part: SealedPart): void {
-    this.#rows.sessions.push({ id: part.session, set: {}, add: { bytes: part.bytes, parts: 1 } });
+  sealed(part: Pick<SealedPart, 'session' | 'part' | 'bytes'>): void {
+    this.#rows.sessions.push({ id: part.session, set: { parts: part.part }, add: { bytes: part.bytes } });
   }
 
   /** Writes what waits. Throws what the index throws; the rows are lost to the index then, never to the recordings. */

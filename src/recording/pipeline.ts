@@ -164,9 +164,10 @@ export class Pipeline {
       ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
       needed: (boot) => this.#needed(boot),
       heard: (event, session) => this.#indexer?.hear(event, session),
+      sealing: () => this.#indexer?.flush(),
       sealed: (part) => {
         this.#partsSealed += 1;
-        if (part.session !== options.boot) this.#indexer?.sealed(part);
+        if (!part.ofGateway) this.#indexer?.sealed(part);
       },
     };
     writeFileSync(join(dataDir, STORE_FILE), `${JSON.stringify(options.store)}\n`, { mode: 0o600 });
@@ -175,15 +176,20 @@ export class Pipeline {
 
   get status(): PipelineStatus {
     const { files, bytes, error } = this.#uploader.state;
+    const streams = this.#streams.map(({ status }) => status);
+    // What is kept for a receiver that is away takes room as well.
+    const kept = streams.some((stream) => stream.error !== null)
+      ? listSegments(join(this.#options.dataDir, JOURNAL_DIRECTORY)).reduce((sum, { size }) => sum + size, 0)
+      : 0;
     return {
       spoolFiles: files,
-      spoolBytes: bytes,
+      spoolBytes: bytes + kept,
       storeError: error,
       error: this.#error,
       partsSealed: this.#partsSealed,
       partsStored: this.#partsStored,
       eventsRead: this.#eventsRead,
-      streams: this.#streams.map(({ status }) => status),
+      streams,
     };
   }
 

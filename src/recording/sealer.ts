@@ -57,6 +57,8 @@ export interface SealerOptions {
   readonly now?: () => number;
   /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
   readonly heard?: (event: JournalEvent, session: string) => void;
+  /** Called before a part takes its name: what was heard of it must be kept by then, for it is not heard again. */
+  readonly sealing?: () => void;
   readonly sealed?: (part: SealedPart) => void;
   /** The first segment of a boot that somebody else still has to read; null where nobody has. */
   readonly needed?: (boot: string) => number | null;
@@ -74,6 +76,8 @@ export interface SealerLog {
 
 export interface SealedPart {
   readonly session: string;
+  /** It is of the gateway's own recording. */
+  readonly ofGateway: boolean;
   readonly part: number;
   readonly state: RecordingState;
   readonly key: string;
@@ -166,10 +170,29 @@ export class Sealer {
       if (state.id !== this.#options.boot && !state.ended)
         await this.#interrupt(state, 'the gateway stopped while the session was open');
     }
-    const gateway = this.#sessions.get(this.#options.boot);
-    if (gateway?.open) await this.#seal(gateway, this.#closedByMark ? 'ended' : 'interrupted');
+    await this.#finishGateway();
     this.release(true);
     this.#reader.close();
+  }
+
+  /** The gateway's own recording gets an end too, also where all its events are sealed already. */
+  async #finishGateway(): Promise<void> {
+    const { boot, gateway } = this.#options;
+    const own = this.#sessions.get(boot);
+    if (own === undefined || own.ended) return;
+    if (own.open === null || !this.#closedByMark) {
+      await this.#event(own, {
+        type: 'audit',
+        at: this.#lastAt,
+        gateway,
+        action: this.#closedByMark ? 'gateway_finished' : 'gateway_interrupted',
+        principal: null,
+        resource: null,
+        client_address: null,
+        reason: null,
+      });
+    }
+    await this.#seal(own, this.#closedByMark ? 'ended' : 'interrupted');
   }
 
   close(): void {
@@ -386,6 +409,7 @@ export class Sealer {
       }),
     );
     closeSync(fd);
+    this.#options.sealing?.();
     const name = spoolName(state.id, state.part);
     const target = join(spoolDirectory, name);
     renameSync(path, target);
@@ -403,6 +427,7 @@ export class Sealer {
     if (state.id !== boot) await this.#enter(state.id, part, wanted, state.previous);
     this.#options.sealed?.({
       session: state.id,
+      ofGateway: state.id === boot,
       part,
       state: wanted,
       key: partKey(state.id, part),

@@ -1,9 +1,8 @@
-import { writeSync } from 'node:fs';
 import { Statement } from '../../protocols/statement.ts';
 import { newId } from '../../src/lib/id.ts';
 import { type Durability, type OnFailure, openJournal } from '../../src/recording/journal.ts';
 import { loadRecordingKeys } from '../../src/recording/keys.ts';
-import { sessionStart } from './recording.ts';
+import { sayLine as say, sessionStart } from './recording.ts';
 
 /**
  * A process that writes statements to a journal until it is killed, and says on standard output what it was promised:
@@ -18,10 +17,6 @@ const [dataDir, durability, onFailure, sessions, pause] = process.argv.slice(2) 
   string,
   string,
 ];
-
-const say = (line: string): void => {
-  writeSync(1, `${line}\n`);
-};
 
 const journal = await openJournal({
   dataDir,
