@@ -9,6 +9,7 @@ import { type MemorySignInOptions, startSignIn } from '../../test/support/tds-en
 import { CLIENT_PASSWORD, formsOf, loginPayload } from '../../test/support/tds-peers.ts';
 import type { TlsMode } from '../channel.ts';
 import type { Credentials, TdsSettings } from '../engine.ts';
+import { Refusal } from '../error.ts';
 import { Secret } from '../secret.ts';
 import { tds } from './engine.ts';
 import type { LoginRejected } from './errors.ts';
@@ -404,6 +405,30 @@ describe('routing by a verified server', () => {
       expect(seen.names).toEqual(works ? ['db1.example.com', 'node7.other.net'] : ['db1.example.com']);
       expect(seen.logins.at(-1)!.login.server).toBe(works ? 'node7.other.net' : 'db1.example.com');
     }
+  });
+});
+
+describe('an address that serves several resources', () => {
+  it('shows a version of its own, demands encryption, and meets the server when it is known', async () => {
+    const { started, seen } = await through({ severalResources: true }, { encryption: 'login-only' });
+    expect(started.channels.client.tls?.version).toBe('TLSv1.2');
+    expect(started.dialled.length).toBe(1);
+    expect(seen.logins[0]!.login.user).toBe('svc');
+  });
+
+  it('does not reach out for who may not come in', async () => {
+    const started = startSignIn({
+      clientTls: listener(),
+      severalResources: true,
+      settings: SETTINGS,
+      server: double({}, nothingSeen()),
+      admit: () => {
+        throw new Refusal('not_allowed', 'no');
+      },
+    });
+    await expect(client(started.client, { encryption: 'on' })).rejects.toMatchObject({ number: 18456 });
+    await expect(started.outcome).rejects.toMatchObject({ code: 'not_allowed' });
+    expect(started.dialled).toEqual([]);
   });
 });
 

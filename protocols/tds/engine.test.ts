@@ -1,12 +1,6 @@
 import type { Duplex } from 'node:stream';
-import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import {
-  collect,
-  type MemorySignIn,
-  type MemorySignInOptions,
-  startSignIn,
-} from '../../test/support/tds-entry.ts';
+import { collect, startSignIn } from '../../test/support/tds-entry.ts';
 import {
   answering,
   CLIENT_PASSWORD,
@@ -17,68 +11,13 @@ import {
   SERVER_LOGIN,
   SERVER_PRELOGIN,
 } from '../../test/support/tds-peers.ts';
+import { expectNoSecret, GOOD, play, rest } from '../../test/support/tds-play.ts';
 import { vectorPayload } from '../../test/support/tds-vectors.ts';
 import { ProtocolError, Refusal } from '../error.ts';
 import { doneError, errorToken } from './errors.ts';
 import { buildMessage } from './messages.ts';
 
-const GOOD = answering([SERVER_PRELOGIN, SERVER_LOGIN]);
 const LAUNCH = 'canary-launch';
-
-/** Lets what is under way come to rest. In-memory streams need a few turns of the event loop for each hop. */
-async function rest(): Promise<void> {
-  for (let count = 0; count < 12; count += 1) await turn();
-}
-
-interface Played {
-  readonly signIn: MemorySignIn;
-  readonly toClient: Buffer;
-  readonly toServer: Buffer;
-  readonly error: unknown;
-  readonly kind: string | null;
-}
-
-/** Plays a client that sends `chunks` one after another and then, unless told to stay, closes. */
-async function play(
-  chunks: readonly Buffer[],
-  options: Omit<MemorySignInOptions, 'server'> & { server?: (peer: Duplex) => unknown } = {},
-  end: 'close' | 'stay' = 'stay',
-): Promise<Played> {
-  const toServer: Buffer[] = [];
-  const { server } = options;
-  const signIn = startSignIn({
-    ...options,
-    server: (peer) => {
-      peer.on('data', (chunk: Buffer) => toServer.push(Buffer.from(chunk)));
-      (server ?? GOOD)(peer);
-    },
-  });
-  const output = collect(signIn.client);
-  for (const chunk of chunks) {
-    // A copy: the engine wipes what held a password.
-    signIn.client.write(Buffer.from(chunk));
-    await rest();
-  }
-  if (end === 'close') signIn.client.end();
-  const settled = await Promise.race([
-    signIn.outcome.then(
-      ({ kind }) => ({ kind, error: null }),
-      (error: unknown) => ({ kind: null, error }),
-    ),
-    stalled(),
-  ]);
-  await rest();
-  return { signIn, toClient: output.bytes, toServer: Buffer.concat(toServer), ...settled };
-}
-
-async function stalled(): Promise<{ kind: string; error: null }> {
-  for (let count = 0; count < 200; count += 1) await turn();
-  return { kind: 'waiting', error: null };
-}
-
-function expectNoSecret(bytes: Buffer, secret: string): void {
-  for (const form of formsOf(secret)) expect(bytes.includes(form)).toBe(false);
-}
 
 describe('a sign-in', () => {
   it('mirrors the server’s version and passes its login response on byte for byte', async () => {
@@ -543,61 +482,5 @@ describe('a sign-in that takes too long', () => {
     signIn.expire(new ProtocolError('timeout', 'client', 'too slow'));
     await expect(signIn.outcome).rejects.toMatchObject({ code: 'timeout' });
     expect(output.bytes.length).toBe(0);
-  });
-});
-
-describe('a server that sends us elsewhere', () => {
-  const routed = (host: string, port = 1433): Buffer => {
-    const name = Buffer.from(host, 'utf16le');
-    const data = Buffer.concat([Buffer.from([0, port & 0xff, port >> 8, host.length, 0]), name]);
-    const body = Buffer.concat([Buffer.from([20, data.length, 0]), data, Buffer.from([0, 0])]);
-    const token = Buffer.concat([Buffer.from([0xe3, body.length, 0]), body]);
-    const login = vectorPayload('sql2008sp3-login-response');
-    return buildMessage(0x04, Buffer.concat([login.subarray(0, -13), token, login.subarray(-13)]), 4096);
-  };
-
-  function routing(route: (hop: number) => Buffer) {
-    let hop = 0;
-    return (peer: Duplex): void => {
-      answering([SERVER_PRELOGIN, route(hop)])(peer);
-      hop += 1;
-    };
-  }
-
-  it('is followed within its domain, and the client sees only where it ended', async () => {
-    const server = routing((hop) => (hop === 0 ? routed('db9.example.com', 1444) : SERVER_LOGIN));
-    const { kind, signIn, toClient, toServer } = await play([preloginPacket(), loginPacket()], { server });
-    expect(kind).toBe('session');
-    expect(signIn.dialled).toEqual([
-      { host: 'db1.example.com', port: 1433 },
-      { host: 'db9.example.com', port: 1444 },
-    ]);
-    expect(toClient.includes(Buffer.from('db9', 'utf16le'))).toBe(false);
-    expect(toClient.subarray(-421).equals(vectorPayload('sql2008sp3-login-response'))).toBe(true);
-    expect(toServer.includes(Buffer.from('db9.example.com', 'utf16le'))).toBe(true);
-  });
-
-  it.each([
-    ['169.254.169.254', 80],
-    ['internal.corp', 6379],
-    ['db9.evil.com', 1433],
-    ['db1.example.com', 0],
-    ['', 1433],
-  ])('is not followed to %s:%i when it has not proved who it is', async (host, port) => {
-    const { error, signIn, toClient } = await play([preloginPacket(), loginPacket()], {
-      server: routing(() => routed(host, port)),
-    });
-    expect(error).toMatchObject({ code: 'server_untrusted' });
-    expect(signIn.dialled.length).toBe(1);
-    expect(errorOf(toClient)).not.toBeNull();
-    expectNoSecret(toClient, LAUNCH);
-  });
-
-  it('is followed five times and no more', async () => {
-    const { error, signIn } = await play([preloginPacket(), loginPacket()], {
-      server: routing((hop) => routed(`db${hop}.example.com`)),
-    });
-    expect(error).toMatchObject({ code: 'server_untrusted' });
-    expect(signIn.dialled.length).toBe(6);
   });
 });

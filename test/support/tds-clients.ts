@@ -69,10 +69,14 @@ export async function tedious(
   signIn: SignIn,
   options: ConnectionConfiguration['options'] = {},
   statement = 'SELECT 42 AS answer',
+  authentication: ConnectionConfiguration['authentication'] = {
+    type: 'default',
+    options: { userName: signIn.user, password: signIn.password },
+  },
 ): Promise<SignInResult> {
   const connection = new Connection({
     server: 'localhost',
-    authentication: { type: 'default', options: { userName: signIn.user, password: signIn.password } },
+    authentication,
     options: { port: signIn.port, database: signIn.database, connectTimeout: 15_000, ...options },
   });
   connection.on('error', () => {});

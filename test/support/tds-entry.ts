@@ -31,6 +31,8 @@ export interface MemorySignInOptions {
   readonly password?: string;
   readonly refetched?: { username: string; password: string };
   readonly kind?: 'password' | 'token';
+  /** The address serves several resources: which one is known only from the permit. */
+  readonly severalResources?: boolean;
   admit?(claim: Claim, proof: Proof): void;
   /** The server at an address; it gets its end of the stream. Absent: nothing listens there. */
   server?(peer: Duplex, address: { host: string; port: number }): void;
@@ -89,7 +91,7 @@ export function startSignIn(options: MemorySignInOptions = {}): MemorySignIn {
   };
   const entry: Entry = {
     client: channel,
-    resource,
+    resource: options.severalResources ? null : resource,
     challenge: async (claim) => {
       signIn.claims.push(claim);
       return options.challenge ?? { method: 'trust' };

@@ -337,7 +337,25 @@ describe('a whole sign-in', () => {
     expect(recorder.sessions[0]!.start.clientAttributes).toMatchObject({ host: 'desk-7', driver: 'Tedious' });
   });
 
-  it('of a Windows or Entra client under trust is served, where the driver lets it come', async () => {
+  it('with an Entra token of the client’s own is let in under trust, and by dialog is told what to do', async () => {
+    const { port } = await gateway((await double()).port);
+    const signIn = { port, user: '', password: '', database: 'testdb' };
+    const options = { encrypt: true, trustServerCertificate: true };
+    const token = {
+      type: 'azure-active-directory-access-token' as const,
+      options: { token: 'canary-entra' },
+    };
+    expect(await tedious(signIn, options, 'SELECT SUSER_SNAME()', token)).toEqual({ ok: true, text: 'svc' });
+    const dialog = {
+      type: 'azure-active-directory-service-principal-secret' as const,
+      options: { clientId: 'x', clientSecret: 'y', tenantId: 'z' },
+    };
+    const refused = await tedious(signIn, options, 'SELECT 1', dialog);
+    expect(refused.ok).toBe(false);
+    expect(refused.text).toContain('Choose "SQL Server Authentication"');
+  });
+
+  it('of a Windows client under trust is served, where the driver lets it come', async () => {
     const { port } = await gateway((await double()).port);
     const results = [
       ...(await jdbc([
