@@ -189,12 +189,29 @@ export class Conversation {
     this.lastPrepared = null;
   }
 
-  /** Takes an exchange out of the middle: the server will not answer it. */
-  remove(exchange: Exchange, previous: Exchange): void {
-    previous.next = exchange.next;
-    if (this.#tail === exchange) this.#tail = previous;
-    this.#outstanding -= 1;
-    this.#outstandingBytes -= exchange.weight;
+  /**
+   * Commands that were sent behind the one that asks for a file are, to the server, that file: up to the first empty
+   * packet. They are not answered.
+   */
+  becomeFile(asking: Exchange): void {
+    let previous = asking;
+    for (let exchange = asking.next; exchange !== null; exchange = exchange.next) {
+      if (exchange.answer !== null) {
+        previous = exchange;
+        continue;
+      }
+      previous.next = exchange.next;
+      if (this.#tail === exchange) this.#tail = previous;
+      this.#outstanding -= 1;
+      this.#outstandingBytes -= exchange.weight;
+      if (exchange.statement !== null) {
+        exchange.statement.opaque = true;
+        this.end(exchange.statement, 'unknown', 0);
+      }
+      if (!exchange.empty) continue;
+      this.file = null;
+      return;
+    }
   }
 
   /** The client speaks again: what it waited for has been answered, whatever it was. */

@@ -252,30 +252,7 @@ export class ReplyMachine {
     }
     conversation.sink.note({ kind: 'session_changed', what: 'local_file_asked', value: name });
     conversation.file = { name, bytes: 0, statement: head.statement };
-    this.#pipelinedBehindFile(head);
-  }
-
-  /**
-   * Commands that were sent behind the one that asks for a file are, to the server, that file: up to the first empty
-   * packet. They are not answered.
-   */
-  #pipelinedBehindFile(head: Exchange): void {
-    const conversation = this.#conversation;
-    let previous = head;
-    for (let exchange = head.next; exchange !== null; exchange = exchange.next) {
-      if (exchange.answer !== null) {
-        previous = exchange;
-        continue;
-      }
-      conversation.remove(exchange, previous);
-      if (exchange.statement !== null) {
-        exchange.statement.opaque = true;
-        conversation.end(exchange.statement, 'unknown', 0);
-      }
-      if (!exchange.empty) continue;
-      conversation.file = null;
-      return;
-    }
+    conversation.becomeFile(head);
   }
 
   #columnCount(head: Exchange, bytes: Buffer, start: number, end: number): void {

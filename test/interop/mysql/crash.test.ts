@@ -18,7 +18,7 @@ import { command, FLAG, lenenc, u32 } from '../../support/mysql-scripts.ts';
  * Nothing reaches the server that is not on record, not even when the gateway dies by `kill -9` under load: the server's
  * general log against the recordings. SALLYPORT_CRASHES says how often.
  */
-const CRASHES = Number(process.env['SALLYPORT_CRASHES'] ?? 20);
+const CRASHES = Number(process.env['SALLYPORT_CRASHES'] ?? 12);
 const CLIENTS = 4;
 
 let server: DatabaseServer;
