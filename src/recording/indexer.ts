@@ -81,6 +81,16 @@ export class Indexer {
     this.#rows.sessions.push({ id: part.session, set: { parts: part.part }, add: { bytes: part.bytes } });
   }
 
+  /**
+   * Writes all that is known of a session: what was heard so far will not be heard again after a crash. A statement that
+   * still runs is written as `unknown`, and replaced when it ends.
+   */
+  settle(session: string): void {
+    for (const start of this.#sessions.get(session)?.started.values() ?? [])
+      this.#rows.statements.push(this.#row(start, null));
+    this.flush();
+  }
+
   /** Writes what waits. Throws what the index throws; the rows are lost to the index then, never to the recordings. */
   flush(): void {
     const rows: IndexRows = this.#rows;
@@ -122,9 +132,15 @@ export class Indexer {
         add: { errors: failed, denied, rows_returned: rows },
       });
     }
+    if (!this.#statements) return;
     const started = this.#sessions.get(event.session)?.started;
     const start = started?.get(event.seq);
-    if (started === undefined || start === undefined) return;
+    if (started === undefined || start === undefined) {
+      // It began before this process did: its row is there already.
+      const known = this.#index.search({ limit: 1, session: event.session, seq: event.seq })[0];
+      if (known !== undefined) this.#rows.statements.push({ ...known, ...outcomeOf(event) });
+      return;
+    }
     started.delete(event.seq);
     this.#rows.statements.push(this.#row(start, event));
   }
@@ -143,11 +159,7 @@ export class Indexer {
       at: timeMs(start.at),
       kind: start.kind,
       text: start.text,
-      status: end?.status ?? 'unknown',
-      rows_returned: numberOf(end?.rows_returned),
-      rows_affected: numberOf(end?.rows_affected),
-      duration_us: end?.duration_us ?? null,
-      error_code: end?.error?.code ?? null,
+      ...outcomeOf(end),
       ...this.#classify(start),
     };
   }
@@ -174,6 +186,18 @@ function dialectOf(engine: string): Dialect {
 }
 
 const NO_CLASS = { tables: [], effects: [] };
+
+function outcomeOf(
+  end: StatementEndedEvent | null,
+): Pick<StatementRow, 'status' | 'rows_returned' | 'rows_affected' | 'duration_us' | 'error_code'> {
+  return {
+    status: end?.status ?? 'unknown',
+    rows_returned: numberOf(end?.rows_returned),
+    rows_affected: numberOf(end?.rows_affected),
+    duration_us: end?.duration_us ?? null,
+    error_code: end?.error?.code ?? null,
+  };
+}
 
 function numberOf(count: number | string | null | undefined): number | null {
   return count === null || count === undefined ? null : Math.min(Number(count), Number.MAX_SAFE_INTEGER);

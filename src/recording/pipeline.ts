@@ -164,7 +164,7 @@ export class Pipeline {
       ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
       needed: (boot) => this.#needed(boot),
       heard: (event, session) => this.#indexer?.hear(event, session),
-      sealing: () => this.#indexer?.flush(),
+      sealing: (session) => this.#indexer?.settle(session),
       sealed: (part) => {
         this.#partsSealed += 1;
         if (!part.ofGateway) this.#indexer?.sealed(part);

@@ -58,7 +58,7 @@ export interface SealerOptions {
   /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
   readonly heard?: (event: JournalEvent, session: string) => void;
   /** Called before a part takes its name: what was heard of it must be kept by then, for it is not heard again. */
-  readonly sealing?: () => void;
+  readonly sealing?: (session: string) => void;
   readonly sealed?: (part: SealedPart) => void;
   /** The first segment of a boot that somebody else still has to read; null where nobody has. */
   readonly needed?: (boot: string) => number | null;
@@ -409,7 +409,7 @@ export class Sealer {
       }),
     );
     closeSync(fd);
-    this.#options.sealing?.();
+    this.#options.sealing?.(state.id);
     const name = spoolName(state.id, state.part);
     const target = join(spoolDirectory, name);
     renameSync(path, target);

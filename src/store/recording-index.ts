@@ -99,6 +99,7 @@ export interface SessionFilter {
 
 export interface StatementFilter extends SessionFilter {
   readonly session?: string;
+  readonly seq?: number;
   /** Words that the text must hold, all of them. */
   readonly text?: string;
   readonly table?: string;
@@ -350,6 +351,7 @@ function statementWhere(filter: StatementFilter): Where {
     values.push(value);
   };
   add('t.session = ?', filter.session);
+  add('t.seq = ?', filter.seq);
   add('t.status = ?', filter.status);
   add('max(coalesce(t.rows_returned, 0), coalesce(t.rows_affected, 0)) >= ?', filter.rowsMin);
   add('t.duration_us >= ?', filter.durationMsMin === undefined ? undefined : filter.durationMsMin * 1000);
