@@ -56,16 +56,29 @@ function unknownHandle(call: Call): string {
 
 /** The values of a call. Those without a name get the one that the statement's declarations give them. */
 function callParameters(call: Call, source: Prepared | null): Parameter[] {
-  const { known } = call;
-  const declared = call.definition === null ? (source?.names ?? []) : declaredNames(call.definition);
+  const { known, parameters } = call;
   const values: Parameter[] = [];
-  const runsStatement = known !== null && known.names.length === 0;
-  for (const [index, { role, value }] of call.parameters.entries()) {
+  let declared: readonly string[] | null = null;
+  for (let index = 0; index < parameters.length; index++) {
+    const { role, value } = parameters[index]!;
     if (role !== 'value' || value === null) continue;
-    const name = value.name ?? (runsStatement ? declared[values.length] : known?.names[index]) ?? null;
-    values.push(name === value.name || name === '' ? value : { ...value, name });
+    if (value.name !== null || known === null) {
+      values.push(value);
+      continue;
+    }
+    // Procedures with parameters of their own have names for them; the others run a statement that declares them.
+    if (known.names.length > 0) {
+      values.push({ ...value, name: known.names[index] ?? null });
+      continue;
+    }
+    declared ??= namesOf(call, source);
+    values.push({ ...value, name: declared[values.length] ?? null });
   }
   return values;
+}
+
+function namesOf(call: Call, source: Prepared | null): readonly string[] {
+  return call.definition === null ? (source?.names ?? []) : declaredNames(call.definition);
 }
 
 /** What a handle that comes back from this call stands for. */
@@ -74,7 +87,7 @@ export function preparedBy(call: Call, statement: Statement, source: Prepared | 
     text: statement.text,
     textBytes: statement.textBytes,
     textSha256: statement.textSha256,
-    names: call.definition === null ? (source?.names ?? []) : declaredNames(call.definition),
+    names: namesOf(call, source),
     layout: null,
   };
 }

@@ -1,10 +1,12 @@
+const EMPTY = Buffer.alloc(0);
+
 /**
  * Reads little-endian fields of something that may not have arrived whole. A read past the end sets `short` and gives
  * zero or an empty view, so that a parser runs through and asks once, at the end, whether there was enough.
  * One instance serves a whole session: nothing is allocated for an element that is parsed.
  */
 export class Cursor {
-  bytes: Buffer = Buffer.alloc(0);
+  bytes: Buffer = EMPTY;
   position = 0;
   end = 0;
   short = false;
@@ -94,5 +96,3 @@ export class Cursor {
     return 0;
   }
 }
-
-const EMPTY = Buffer.alloc(0);

@@ -215,9 +215,11 @@ export class ValueWalker {
 export class ValueCapture {
   #limit = 0;
   #digests = false;
+  /** `#kept[#start, #end)` is what is kept: a stretch of what passed, or our own buffer once it came in pieces. */
   #kept: Buffer = EMPTY;
-  /** `#kept` is our own, and this much of it is filled; -1 while it is a view. */
-  #filled = -1;
+  #start = 0;
+  #end = 0;
+  #owned = false;
   #hash: Hash | null = null;
   /** Bytes of the whole value that have passed. */
   total = 0;
@@ -227,14 +229,27 @@ export class ValueCapture {
     this.#limit = limit;
     this.#digests = digests;
     this.#kept = EMPTY;
-    this.#filled = -1;
+    this.#start = 0;
+    this.#end = 0;
+    this.#owned = false;
     this.#hash = null;
     this.total = 0;
   }
 
   /** What was kept: the whole value, or its first bytes. */
   get bytes(): Buffer {
-    return this.#filled < 0 ? this.#kept : this.#kept.subarray(0, this.#filled);
+    return this.#kept.subarray(this.#start, this.#end);
+  }
+
+  /** What was kept, as UTF-16. */
+  get utf16(): string {
+    const { length } = this;
+    return length < 2 ? '' : this.#kept.toString('utf16le', this.#start, this.#start + (length & ~1));
+  }
+
+  /** Bytes that were kept. */
+  get length(): number {
+    return this.#end - this.#start;
   }
 
   get cut(): boolean {
@@ -250,7 +265,9 @@ export class ValueCapture {
     const before = this.total;
     this.total += end - start;
     if (before === 0 && this.total <= this.#limit) {
-      this.#kept = bytes.subarray(start, end);
+      this.#kept = bytes;
+      this.#start = start;
+      this.#end = end;
       return;
     }
     const room = this.#limit - before;
@@ -265,13 +282,15 @@ export class ValueCapture {
 
   #append(bytes: Buffer, start: number, end: number, before: number): void {
     const needed = before + end - start;
-    if (this.#filled < 0 || needed > this.#kept.length) {
+    if (!this.#owned || needed > this.#kept.length) {
       const grown = Buffer.allocUnsafe(Math.min(this.#limit, Math.max(needed * 2, 1024)));
-      this.#kept.copy(grown, 0, 0, before);
+      this.#kept.copy(grown, 0, this.#start, this.#start + before);
       this.#kept = grown;
+      this.#start = 0;
+      this.#owned = true;
     }
     bytes.copy(this.#kept, before, start, end);
-    this.#filled = needed;
+    this.#end = needed;
   }
 }
 

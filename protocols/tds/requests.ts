@@ -15,6 +15,7 @@ export class RequestReader {
   readonly #calls: CallReader | null;
   readonly #body: ValueCapture | null;
   /** Bytes of the word that says how long the headers are, and what it says so far; then the bytes left of them. */
+  readonly #hasHeaders: boolean;
   #headerWordBytes = 0;
   #headersLength = 0;
   #headersLeft: number;
@@ -22,12 +23,23 @@ export class RequestReader {
 
   constructor(type: number, options: CallOptions) {
     this.type = type;
-    const headers = options.wide && type !== MessageType.bulkLoad;
-    this.#headersLeft = headers ? -1 : 0;
+    this.#hasHeaders = options.wide && type !== MessageType.bulkLoad;
+    this.#headersLeft = this.#hasHeaders ? -1 : 0;
     this.#text = type === MessageType.sqlBatch ? new TextCapture() : null;
     this.#text?.start();
     this.#calls = type === MessageType.rpc ? new CallReader(options) : null;
     this.#body = type === MessageType.transactionManager ? new ValueCapture() : null;
+    this.#body?.begin(TRANSACTION_REQUEST_BYTES_MAX, false);
+  }
+
+  /** Prepares for another request of the same type. */
+  reset(): void {
+    this.#headerWordBytes = 0;
+    this.#headersLength = 0;
+    this.#headersLeft = this.#hasHeaders ? -1 : 0;
+    this.lost = false;
+    this.#text?.start();
+    this.#calls?.reset();
     this.#body?.begin(TRANSACTION_REQUEST_BYTES_MAX, false);
   }
 
@@ -79,6 +91,13 @@ export class RequestReader {
   }
 
   #skipHeaders(bytes: Buffer, start: number, end: number): number {
+    if (this.#headersLeft < 0 && this.#headerWordBytes === 0 && end - start >= 4) {
+      const length = bytes.readUInt32LE(start);
+      if (length >= 4 && length <= ALL_HEADERS_BYTES_MAX && length <= end - start) {
+        this.#headersLeft = 0;
+        return start + length;
+      }
+    }
     let position = start;
     while (this.#headersLeft < 0 && position < end) {
       this.#headersLength += bytes[position++]! * 256 ** this.#headerWordBytes++;

@@ -87,7 +87,7 @@ export class CallReader {
   readonly #value = new ValueWalker();
   readonly #capture = new ValueCapture();
   readonly #text = new TextCapture();
-  readonly calls: Call[] = [];
+  calls: Call[] = [];
   #expecting: Expecting = 'procedure';
   #carry: Buffer | null = null;
   #call: Call | null = null;
@@ -108,6 +108,19 @@ export class CallReader {
 
   constructor(options: CallOptions) {
     this.#options = options;
+  }
+
+  /** Prepares for another message. */
+  reset(): void {
+    this.calls = [];
+    this.#expecting = 'procedure';
+    this.#carry = null;
+    this.#call = null;
+    this.#info = null;
+    this.#table = null;
+    this.#budget = PARAMETERS_BYTES_MAX;
+    this.#capture.begin(0, false);
+    this.#text.start();
   }
 
   /** The request cannot be read on; the calls so far are what is known of it. */

@@ -123,6 +123,8 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #open: Request | null = null;
   /** The rest of the open request is not passed on. */
   #discarding = false;
+  /** Readers that have done their work, by message type. */
+  readonly #readers: (RequestReader | undefined)[] = [];
   /** The request whose verdict is awaited, and what came behind it. */
   #undecided: Request | null = null;
   #waiting: Held[] = [];
@@ -233,7 +235,10 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       handles.prepared.clear();
       handles.cursors.clear();
     }
-    this.#open = new Request(type, new RequestReader(type, { wide, parameters: options.parameters }));
+    let reader = this.#readers[type];
+    if (reader === undefined) reader = new RequestReader(type, { wide, parameters: options.parameters });
+    else this.#readers[type] = undefined;
+    this.#open = new Request(type, reader);
     this.#open.keepsTransaction = (status & PacketStatus.resetConnectionKeepTransaction) !== 0;
     if (type !== MessageType.bulkLoad) this.#endBulk();
     return true;
@@ -242,6 +247,7 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   #take(bytes: Buffer, start: number, packet: number, end: number, status: number): void {
     const request = this.#open!;
     const last = (status & PacketStatus.endOfMessage) !== 0;
+    const { type } = request;
     request.bytes += end - start;
     if (this.#discarding) {
       if (last) this.#endDiscarded(request);
@@ -256,6 +262,8 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       this.#hold(request, bytes, start, packet, end);
       this.#readOutcomes(request);
       this.#complete(request);
+      request.reader.reset();
+      this.#readers[type] = request.reader;
       this.#consider(request);
       return;
     }

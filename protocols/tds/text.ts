@@ -45,8 +45,7 @@ export class TextCapture extends ValueCapture {
 
   /** The text, or its beginning. */
   get text(): string {
-    const bytes = this.bytes;
-    return bytes.toString('utf16le', 0, bytes.length & ~1);
+    return this.utf16;
   }
 
   /** SHA-256 of the whole text where only its beginning was kept; to be asked once, at its end. */
