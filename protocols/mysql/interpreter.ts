@@ -238,6 +238,8 @@ export class Interpreter {
       case com.COM_STMT_SEND_LONG_DATA: {
         const index = fields.uint16();
         if (prepared === null || fields.short || !conversation.options.parameters) return;
+        // One that the statement does not have is an error of the execution; nothing is kept for it.
+        if (prepared.parameters !== null && index >= prepared.parameters) return;
         const data = conversation.prepared.longData(prepared, index);
         data.add(fields.rest());
         if (!whole) request.more = (piece) => data.add(piece);

@@ -154,3 +154,17 @@ export function readColumn(bytes: Buffer, start: number, end: number, extended: 
   if (fields.short || name === null) return null;
   return { name: name.toString(), type, charset, unsigned: (flags & COLUMN_FLAG_UNSIGNED) !== 0 };
 }
+
+/**
+ * Where the name of a column definition stands: the offset of its length byte. -1 where that takes a closer look
+ * (`readColumn`): a name of 251 bytes or more, or a definition that is cut short.
+ */
+export function columnNameAt(bytes: Buffer, start: number, end: number): number {
+  let at = start;
+  // Catalog, schema, table and original table come before it.
+  for (let skipped = 0; skipped < 4; skipped += 1) {
+    if (at >= end || bytes[at]! > 250) return -1;
+    at += 1 + bytes[at]!;
+  }
+  return at < end && bytes[at]! <= 250 && at + bytes[at]! < end ? at : -1;
+}

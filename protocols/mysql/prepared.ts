@@ -20,7 +20,8 @@ export class Prepared {
   names: readonly (string | null)[] | null = null;
   longData: Map<number, LongData> | null = null;
   /** Columns of its result, kept where samples or names are wanted: servers may leave them out later. */
-  columns: readonly Column[] | null = null;
+  columns: readonly Column[] = [];
+  columnNames: readonly string[] = [];
 
   constructor(text: string | null, textBytes: number) {
     this.text = text;

@@ -4,7 +4,7 @@ import { charsetNamed } from './charset.ts';
 import type { Conversation, Exchange } from './conversation.ts';
 import { readParameters } from './interpreter.ts';
 import { MESSAGES_MAX, REPLY_BYTES_MAX, RESULTS_MAX, SAMPLE_ROW_BYTES_MAX } from './limits.ts';
-import { Outcome, readColumn, readEof, readError, readOk, readPrepareOk } from './messages.ts';
+import { Outcome, readEof, readError, readOk, readPrepareOk } from './messages.ts';
 import { Fields, PACKET_PAYLOAD_BYTES_MAX, packet } from './packets.ts';
 import { LOCAL_FILES_DISABLED } from './refuse.ts';
 import { Sample } from './samples.ts';
@@ -56,6 +56,8 @@ export class ReplyMachine {
   #outParameters = false;
   #sawOldEof = false;
   #sample: Sample | null = null;
+  /** Column names of the last result. */
+  #names: readonly string[] = [];
   #prepareColumns = 0;
   #prepareMetadata = true;
 
@@ -151,7 +153,7 @@ export class ReplyMachine {
         this.#first(head, first, bytes, start, end, length);
         return;
       case 'column':
-        this.#sample?.addColumn(readColumn(bytes, start, end, this.#conversation.extendedMetadata));
+        this.#sample?.addColumn(bytes, start, end, this.#conversation.extendedMetadata);
         this.#left -= 1;
         if (this.#left === 0) this.#expect = this.#conversation.deprecateEof ? 'row' : 'columns_end';
         return;
@@ -188,7 +190,7 @@ export class ReplyMachine {
         return;
       default:
         // Rows of a cursor, definitions of a list, events of a stream: no head, only an end.
-        if (head.reply === 'fetch') this.#sample = this.#sampleOf(head);
+        if (head.reply === 'fetch') this.#sample = this.#sampleOf(head, false);
         this.#expect = 'row';
         this.#rows = 0;
         if (this.#isEnd(first, length)) this.#endOfRows(head, bytes, start, end, length);
@@ -196,11 +198,13 @@ export class ReplyMachine {
     }
   }
 
-  #sampleOf(head: Exchange): Sample | null {
+  /** What is to be kept of a result; `follows`: its definitions come with it. */
+  #sampleOf(head: Exchange, follows: boolean): Sample | null {
     const { sampleRows, columns } = this.#conversation.options;
     if ((sampleRows === 0 && !columns) || head.statement === null) return null;
-    const sample = new Sample(sampleRows);
-    if (head.prepared?.columns) sample.columns = [...head.prepared.columns];
+    const sample = new Sample(sampleRows, this.#names);
+    const { prepared } = head;
+    if (prepared !== null && !follows) sample.assume(prepared.columnNames, prepared.columns);
     return sample;
   }
 
@@ -268,8 +272,7 @@ export class ReplyMachine {
     this.#rows = 0;
     this.#outParameters = false;
     this.#sawOldEof = false;
-    this.#sample = this.#sampleOf(head);
-    if (this.#sample !== null && follows) this.#sample.columns = [];
+    this.#sample = this.#sampleOf(head, follows);
     if (follows) this.#expect = 'column';
     else this.#expect = conversation.deprecateEof ? 'row' : 'columns_end';
   }
@@ -320,7 +323,10 @@ export class ReplyMachine {
   }
 
   #rememberColumns(head: Exchange): void {
-    if (head.prepared !== null && this.#sample !== null) head.prepared.columns = this.#sample.columns;
+    const sample = this.#sample;
+    if (head.prepared === null || sample === null) return;
+    head.prepared.columns = sample.columns;
+    head.prepared.columnNames = sample.names();
   }
 
   #keepSample(head: Exchange): void {
@@ -328,7 +334,8 @@ export class ReplyMachine {
     const { statement } = head;
     if (sample === null || statement === null) return;
     const { sampleRows, columns } = this.#conversation.options;
-    if (columns || sampleRows > 0) statement.columns = sample.names();
+    this.#names = sample.names();
+    if (columns || sampleRows > 0) statement.columns = this.#names;
     if (sampleRows > 0) statement.sample = sample.rows;
   }
 
@@ -377,7 +384,7 @@ export class ReplyMachine {
     if (ok.warnings > 0) this.#message(`${ok.warnings} warnings`);
     const eof = !conversation.deprecateEof;
     this.#prepareColumns = ok.columns;
-    this.#sample = this.#sampleOf(head);
+    this.#sample = this.#sampleOf(head, true);
     this.#left = ok.metadata ? ok.parameters : 0;
     if (ok.parameters > 0 && (this.#left > 0 || eof)) {
       this.#expect = this.#left > 0 ? 'prepare_parameter' : 'prepare_parameters_end';
@@ -420,7 +427,7 @@ export class ReplyMachine {
           this.#donePrepare(head);
           return;
         }
-        this.#sample?.addColumn(readColumn(bytes, start, end, this.#conversation.extendedMetadata));
+        this.#sample?.addColumn(bytes, start, end, this.#conversation.extendedMetadata);
         this.#left -= 1;
         if (this.#left <= 0 && !eof) this.#donePrepare(head);
         return;

@@ -1,6 +1,6 @@
 import type { Charset } from './charset.ts';
 import { COLUMNS_MAX, SAMPLE_VALUE_BYTES_MAX } from './limits.ts';
-import type { Column } from './messages.ts';
+import { type Column, columnNameAt, readColumn } from './messages.ts';
 import { Fields } from './packets.ts';
 import { headValue, isBinaryType, isLengthEncoded, readFixed } from './values.ts';
 
@@ -9,24 +9,51 @@ const BINARY = 63;
 
 /** Column names and the first rows of one result, as text. */
 export class Sample {
+  /** Definitions; empty where only names are wanted. */
   columns: Column[] = [];
   rows: (readonly (string | null)[])[] = [];
   readonly #rowsMax: number;
+  /** The names of the session's last result. The same query comes again and again: its names are kept, not read. */
+  readonly #known: readonly string[];
+  /** Null while all names are those known. */
+  #names: string[] | null = null;
+  #count = 0;
 
-  constructor(rowsMax: number) {
+  constructor(rowsMax: number, known: readonly string[]) {
     this.#rowsMax = rowsMax;
+    this.#known = known;
   }
 
   get wantsRows(): boolean {
     return this.rows.length < this.#rowsMax && this.columns.length > 0;
   }
 
-  addColumn(column: Column | null): void {
-    if (column !== null && this.columns.length < COLUMNS_MAX) this.columns.push(column);
+  /** Takes a column definition's payload. */
+  addColumn(bytes: Buffer, start: number, end: number, extended: boolean): void {
+    if (this.#count >= COLUMNS_MAX) return;
+    if (this.#rowsMax === 0) {
+      const at = columnNameAt(bytes, start, end);
+      if (at >= 0) {
+        this.#addName(this.#knownName(bytes, at) ?? bytes.toString('utf8', at + 1, at + 1 + bytes[at]!));
+        return;
+      }
+    }
+    const column = readColumn(bytes, start, end, extended);
+    if (column === null) return;
+    if (this.#rowsMax > 0) this.columns.push(column);
+    this.#addName(column.name);
   }
 
-  names(): string[] {
-    return this.columns.map((column) => column.name);
+  /** Takes over what is known of the result from before: its definitions may not come again. */
+  assume(names: readonly string[], columns: readonly Column[]): void {
+    this.#names = [...names];
+    this.#count = names.length;
+    this.columns = [...columns];
+  }
+
+  names(): readonly string[] {
+    if (this.#names !== null) return this.#names;
+    return this.#count === this.#known.length ? this.#known : this.#known.slice(0, this.#count);
   }
 
   /** Takes a row's payload; one that does not fit its columns is left out. */
@@ -35,6 +62,27 @@ export class Sample {
       ? readBinaryRow(bytes, start, end, this.columns, charset)
       : readTextRow(bytes, start, end, this.columns, charset);
     if (row !== null) this.rows.push(row);
+  }
+
+  #addName(name: string): void {
+    const index = this.#count;
+    this.#count += 1;
+    if (this.#names === null) {
+      if (this.#known[index] === name) return;
+      this.#names = this.#known.slice(0, index);
+    }
+    this.#names.push(name);
+  }
+
+  /** The known name at this place, if the one whose length byte is at `at` is the same; only ASCII ones are. */
+  #knownName(bytes: Buffer, at: number): string | null {
+    const known = this.#known[this.#count];
+    if (this.#names !== null || known === undefined || known.length !== bytes[at]) return null;
+    for (let index = 0; index < known.length; index += 1) {
+      const code = known.charCodeAt(index);
+      if (code > 0x7f || code !== bytes[at + 1 + index]) return null;
+    }
+    return known;
   }
 }
 
