@@ -194,6 +194,8 @@ export interface TdsSettings {
   readonly windowsDomain: string | null;
   /** What LOGIN7 calls the server, where it differs from the address. */
   readonly serverName: string | null;
+  /** Let replication agents sign in (LOGIN7's user type). Default: no. */
+  readonly allowReplication?: boolean;
 }
 
 export interface ServerFacts {

@@ -189,6 +189,8 @@ export async function readLogin(
     }
   }
   const message = first.last ? first : await readRest(client, first, limit, 'LOGIN7');
+  // The whole is a copy of its packets then, and the first of them has the password.
+  if (!first.last) first.payload.fill(0);
   const login = parseLogin7(message.payload);
   const protectedBytes =
     protection === 'clear' ? 0 : protection === 'login' ? first.payload.length : message.payload.length;

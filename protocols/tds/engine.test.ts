@@ -65,6 +65,29 @@ describe('a sign-in', () => {
     expect(toServer.includes(Buffer.from('sales', 'utf16le'))).toBe(true);
   });
 
+  it('passes a long login response on in packets that any client has room for', async () => {
+    const text = Buffer.from('x'.repeat(5000), 'utf16le');
+    const body = Buffer.concat([
+      Buffer.from([1, 0, 0, 0, 1, 0, 5000 & 0xff, 5000 >> 8]),
+      text,
+      Buffer.from([0, 0, 1, 0, 0, 0]),
+    ]);
+    const info = Buffer.concat([Buffer.from([0xab, body.length & 0xff, body.length >> 8]), body]);
+    const real = vectorPayload('sql2008sp3-login-response');
+    const payload = Buffer.concat([real.subarray(0, -13), info, real.subarray(-13)]);
+    const server = answering([SERVER_PRELOGIN, buildMessage(0x04, payload, 32_767, 60)]);
+    const { toClient } = await play([preloginPacket(), loginPacket({ packetBytes: 32_767 })], { server });
+    const parts: Buffer[] = [];
+    for (let at = toClient.readUInt16BE(2); at < toClient.length; at += toClient.readUInt16BE(at + 2)) {
+      const length = toClient.readUInt16BE(at + 2);
+      expect(length).toBeLessThanOrEqual(4096);
+      // go-mssqldb takes any status but 0 for the end of a message.
+      expect(toClient[at + 1]).toBe(at + length === toClient.length ? 1 : 0);
+      parts.push(toClient.subarray(at + 8, at + length));
+    }
+    expect(Buffer.concat(parts).equals(payload)).toBe(true);
+  });
+
   it('offers MARS where the setting, the client and the server agree', async () => {
     const prelogin = Buffer.from(SERVER_PRELOGIN);
     prelogin[prelogin.length - 1] = 1;
@@ -347,6 +370,18 @@ describe('a client that is refused', () => {
     expect(errorOf(toClient)?.number).toBe(18456);
     // PRELOGIN alone went to the server.
     expect(toServer.length).toBe(toServer.readUInt16BE(2));
+  });
+
+  it('for replication is let in only where the resource allows it', async () => {
+    const agent = loginPacket({
+      change: (payload) => {
+        payload[25] = (payload[25]! & 0x8f) | 0x30;
+      },
+    });
+    const refused = await play([preloginPacket(), agent]);
+    expect(refused.error).toMatchObject({ code: 'replication_not_allowed' });
+    const allowed = await play([preloginPacket(), agent], { settings: { allowReplication: true } });
+    expect(allowed.kind).toBe('session');
   });
 
   it('by a rule hears the rule’s words', async () => {

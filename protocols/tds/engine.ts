@@ -167,6 +167,11 @@ async function admitAndSignIn(entry: Entry, attempt: Attempt, arrived: Arrived):
   checkLogin(login, fedAuth);
   const proof = proofOf(await entry.challenge(claim), received, fedAuth);
   const permit = await entry.admit(claim, proof);
+  if (claim.replication && settingsOf(permit.resource).allowReplication !== true) {
+    throw new Refusal('replication_not_allowed', 'replication agents are not let in here', {
+      hint: 'The resource would need `allow_replication: true`.',
+    });
+  }
   attempt.serverName = permit.resource.name;
   if (login.attachFile.length > 0) entry.log('AttachDBFileName was left out of the sign-in');
 

@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { vectorPayload } from '../../test/support/tds-vectors.ts';
 import { ProtocolError } from '../error.ts';
@@ -121,6 +122,26 @@ describe('the answer to LOGIN7', () => {
       }
     }
   });
+});
+
+it('survives any bytes, with nothing but protocol errors', () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom(REAL, WITH_FEATURES, withTokens(ROUTING)),
+      fc.array(fc.tuple(fc.nat(480), fc.nat(255)), { minLength: 1, maxLength: 4 }),
+      (whole, changes) => {
+        const payload = Buffer.from(whole);
+        for (const [at, value] of changes) payload[at % payload.length] = value;
+        try {
+          const response = read(payload);
+          response.forClient([2, 4, 10], true);
+        } catch (error) {
+          if (!(error instanceof ProtocolError)) throw error;
+        }
+      },
+    ),
+    { numRuns: 5000 },
+  );
 });
 
 function lengthHex(hex: string): string {

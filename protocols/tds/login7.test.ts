@@ -98,6 +98,13 @@ describe('LOGIN7 toward the server', () => {
     expect(offsets[0]).toBe(login.version === '7.1' ? 86 : 94);
   });
 
+  it('has names of 128 characters at most', () => {
+    const login = parseLogin7(vectorPayload('lab-tedious-login7-1'));
+    const long = { ...login, programName: utf16('p'.repeat(300)) };
+    const read = parseLogin7(buildLogin7(long, replacement()));
+    expect(read.programName.toString('utf16le')).toBe('p'.repeat(128));
+  });
+
   it('asks for no feature that would let the client go past the gateway', () => {
     const features = parseLogin7(vectorPayload('lab-mssql-jdbc-login7-1')).features!;
     expect(features.map(({ id }) => id)).toEqual([0x10, 4, 9, 0x0a, 0x0b, 0x0e, 0x0d, 0x0f, 1]);

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { md4 as otherMd4 } from '../../test/support/tds-double/md4.ts';
 import { vectorPayload } from '../../test/support/tds-vectors.ts';
@@ -114,6 +115,29 @@ describe('NTLMv2', () => {
       binding: null,
     };
     expect(() => authenticate(proof)).toThrow(/no time/);
+  });
+
+  it('answers any challenge, or rejects it as the server’s fault', () => {
+    const whole = vectorPayload('ntlm-type2-challenge');
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.nat(whole.length - 1), fc.nat(255)), { maxLength: 5 }), (changes) => {
+        const challenge = Buffer.from(whole);
+        for (const [at, value] of changes) challenge[at] = value;
+        try {
+          authenticate({
+            account,
+            negotiateMessage: negotiate(),
+            challengeMessage: challenge,
+            clientChallenge,
+            servicePrincipal: 'MSSQLSvc/db:1433',
+            binding: null,
+          });
+        } catch (error) {
+          expect(error).toBeInstanceOf(ProtocolError);
+        }
+      }),
+      { numRuns: 2000 },
+    );
   });
 
   it('rejects every cut challenge as the server’s fault', () => {

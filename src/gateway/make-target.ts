@@ -129,6 +129,7 @@ function settingsOf(config: ResourceConfig, publicKey: string | null, isLocal: b
         mars: config.mars,
         windowsDomain: config.windows_domain ?? null,
         serverName: config.server_name ?? null,
+        allowReplication: config.allow_replication,
       };
   }
 }

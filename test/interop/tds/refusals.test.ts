@@ -357,7 +357,10 @@ describe('a whole sign-in', () => {
 
   it('of a Windows client under trust is served, where the driver lets it come', async () => {
     const { port } = await gateway((await double()).port);
+    const windows = { type: 'ntlm' as const, options: { userName: 'bob', password: 'y', domain: 'CORP' } };
+    const signIn = { port, user: '', password: '', database: 'testdb' };
     const results = [
+      await tedious(signIn, { encrypt: false }, 'SELECT 42', windows),
       ...(await jdbc([
         {
           url: `jdbc:sqlserver://localhost:${port};encrypt=false;integratedSecurity=true;authenticationScheme=NTLM;domain=CORP`,
