@@ -105,7 +105,7 @@ export class PreloginTransport extends Duplex implements TlsTransport {
       return;
     }
     if (!this.#wrapping) {
-      this.#raw.write(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), callback);
+      this.#pass(chunks, callback);
       return;
     }
     const flight = Buffer.concat(chunks);
@@ -113,6 +113,15 @@ export class PreloginTransport extends Duplex implements TlsTransport {
     const parts = wrapped === 0 ? [] : [wrap(flight.subarray(0, wrapped))];
     if (wrapped < flight.length) parts.push(flight.subarray(wrapped));
     this.#raw.write(Buffer.concat(parts), callback);
+  }
+
+  #pass(chunks: Buffer[], callback: (error?: Error | null) => void): void {
+    const raw = this.#raw;
+    const last = chunks.length - 1;
+    if (last > 0) raw.cork();
+    for (let index = 0; index < last; index += 1) raw.write(chunks[index]!);
+    raw.write(chunks[last]!, callback);
+    if (last > 0) raw.uncork();
   }
 
   /** How much of `flight` still travels wrapped. Turns wrapping off when that is not all of the future. */
