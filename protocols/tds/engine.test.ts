@@ -509,6 +509,20 @@ describe('a sign-in that takes too long', () => {
     expect(errorOf(output.bytes)?.text).toContain('did not answer in time');
   });
 
+  it('or is ended by the gateway hears why', async () => {
+    const signIn = startSignIn({ server: (peer) => void answering([SERVER_PRELOGIN])(peer) });
+    const output = collect(signIn.client);
+    signIn.client.write(preloginPacket());
+    await rest();
+    signIn.client.write(loginPacket());
+    await rest();
+    const cause = new Refusal('shutdown', 'the gateway is shutting down');
+    signIn.expire(new ProtocolError('timeout', 'ours', cause.message, { cause }));
+    await expect(signIn.outcome).rejects.toMatchObject({ fault: 'ours' });
+    await rest();
+    expect(errorOf(output.bytes)?.text).toBe('Sallyport: the gateway is shutting down.');
+  });
+
   it('ends in silence before LOGIN7', async () => {
     const signIn = startSignIn({ server: (peer) => void GOOD(peer) });
     const output = collect(signIn.client);

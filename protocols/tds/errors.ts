@@ -87,6 +87,10 @@ function asRefusal(error: unknown): Refusal {
   if (error instanceof LoginRejected) return error.refusal;
   if (!(error instanceof ProtocolError))
     return new Refusal('internal', 'the sign-in failed inside the gateway');
+  // The gateway itself ends sign-ins: it shuts down, or the launch is over.
+  if (error.fault === 'ours') {
+    return error.cause instanceof Refusal ? error.cause : new Refusal('internal', error.message);
+  }
   if (error.fault === 'client') {
     if (error.code === 'timeout') return new Refusal('handshake_timeout', 'the sign-in took too long');
     return new Refusal('protocol_violation', error.message);
