@@ -68,3 +68,9 @@ export const SAMPLE_COLUMNS_MAX = 200;
 
 /** Multiplexed sessions of one connection. MC-SMP has 65,536; drivers pool far fewer. Ours. */
 export const MULTIPLEXED_SESSIONS_MAX = 4_096;
+
+/** Characters of the last batch that are remembered for a bulk load behind it; INSERT BULK texts are shorter. Ours. */
+export const REMEMBERED_CHARACTERS_MAX = 16 * 1024;
+
+/** Notes of one session that something could not be followed; each statement is marked all the same. Ours. */
+export const OPAQUE_NOTES_MAX = 100;

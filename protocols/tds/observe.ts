@@ -1,12 +1,13 @@
 import type { ObserveOptions, Observer, Sink, Verdict } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { TransactionState } from '../statement.ts';
+import { type Connection, type Held, type Line, noteOpaque } from './conversation.ts';
 import { PacketCutter } from './frames.ts';
 import { Handles } from './handles.ts';
 import { sessionEnd } from './refuse.ts';
 import { type SessionFacts, versionAtLeast } from './session.ts';
 import { MultiplexedObserver } from './smp.ts';
-import { type Connection, type Held, type Line, Stream } from './stream.ts';
+import { Stream } from './stream.ts';
 
 /** Follows one session after sign-in. */
 export function observe(sink: Sink, options: ObserveOptions, facts: SessionFacts): Observer {
@@ -22,6 +23,7 @@ export function observe(sink: Sink, options: ObserveOptions, facts: SessionFacts
     database: facts.database,
     fatal: null,
     serverLeaves: false,
+    opaqueNotes: 0,
   };
   return facts.mars ? new MultiplexedObserver(connection) : new StreamObserver(connection);
 }
@@ -171,11 +173,11 @@ class StreamObserver implements Observer, Line {
     this.#serverLost = true;
     this.#swallowing = false;
     this.#stream.loseServer();
-    this.#connection.sink.note({
-      kind: 'opaque',
-      reason: 'the server sent a packet shorter than its own header; nothing more can be followed',
-      trace: '',
-    });
+    noteOpaque(
+      this.#connection,
+      'the server sent a packet shorter than its own header; nothing more can be followed',
+      '',
+    );
   }
 }
 

@@ -1,10 +1,11 @@
 import type { Observer, Verdict } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { TransactionState } from '../statement.ts';
+import { type Connection, type Held, type Line, noteOpaque } from './conversation.ts';
 import { MessageType, PACKET_HEADER_BYTES, PacketStatus } from './frames.ts';
 import { MULTIPLEXED_SESSIONS_MAX } from './limits.ts';
 import { refusalText } from './refuse.ts';
-import { type Connection, type Held, type Line, Stream } from './stream.ts';
+import { Stream } from './stream.ts';
 
 /**
  * Multiple active result sets: each packet travels in a frame of the Session Multiplex Protocol (MC-SMP), and each
@@ -56,11 +57,11 @@ export class MultiplexedObserver implements Observer {
     if (!this.#serverLost && !this.#server.feed(chunk)) {
       this.#serverLost = true;
       this.#loseStreams();
-      this.#connection.sink.note({
-        kind: 'opaque',
-        reason: 'the server sent something that is not a multiplexed frame; nothing more can be followed',
-        trace: '',
-      });
+      noteOpaque(
+        this.#connection,
+        'the server sent something that is not a multiplexed frame; nothing more can be followed',
+        '',
+      );
     }
     this.#connection.sink.toClient(chunk);
   }

@@ -1,9 +1,9 @@
-import type { ObserveOptions, Sink } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import { INSPECT_BYTES_MAX, OUTSTANDING_BYTES_MAX, OUTSTANDING_OPERATIONS_MAX } from '../limits.ts';
-import { type Parameter, Statement, type StatementStatus, type TransactionState } from '../statement.ts';
-import { callStatement, completeCall, handleSource, type KnownHandles } from './calls.ts';
-import type { Cursor } from './cursor.ts';
+import { Statement, type StatementStatus } from '../statement.ts';
+import { AnswerReader } from './answer.ts';
+import { callStatement, completeCall, handleSource } from './calls.ts';
+import { type Connection, type Held, type Line, noteOpaque, Request } from './conversation.ts';
 import {
   MessageType,
   PACKET_HEADER_BYTES,
@@ -12,13 +12,11 @@ import {
   PacketStatus,
   type SegmentSink,
 } from './frames.ts';
-import type { RowLayout } from './layout.ts';
+import { REMEMBERED_CHARACTERS_MAX } from './limits.ts';
 import { Outcome } from './outcome.ts';
 import { refusalNumber, refusalText, refusedRequest } from './refuse.ts';
 import { RequestReader } from './requests.ts';
-import { type ResponseListener, ResponseWalker } from './response.ts';
-import type { SessionFacts } from './session.ts';
-import { type Done, DoneStatus, type ServerMessage, Token } from './tokens.ts';
+import { DoneStatus } from './tokens.ts';
 
 /**
  * One stream of requests and answers: the connection's only one, or one of several under MARS.
@@ -30,92 +28,17 @@ import { type Done, DoneStatus, type ServerMessage, Token } from './tokens.ts';
  * what is known, and the rest passes as it comes.
  */
 
-/** What the streams of one connection share. */
-export interface Connection {
-  readonly sink: Sink;
-  readonly options: ObserveOptions;
-  readonly facts: SessionFacts;
-  /** TDS 7.2 or later. */
-  readonly wide: boolean;
-  readonly handles: KnownHandles;
-  transaction: TransactionState;
-  database: string | null;
-  fatal: Refusal | null;
-  serverLeaves: boolean;
-}
-
-/** The way of a stream's bytes. */
-export interface Line {
-  /** Packets of one message that may be held back: a client that must wait for the server's window stops after a few. */
-  readonly heldPacketsMax: number;
-  /** `bytes[start, end)` may go to the server now. */
-  toServer(bytes: Buffer, start: number, end: number): void;
-  /** Forwards what came from the server up to `position` of the chunk at hand, and then `bytes`. */
-  toClient(position: number, bytes: Buffer): void;
-  /** From `position` of the chunk at hand on, nothing of the server's goes to the client. */
-  swallow(position: number): void;
-  /** From `position` on it does again. */
-  swallowed(position: number): void;
-  /**
-   * What goes to the server in place of a refused request whose bytes are `held`, so that the server itself answers with
-   * an error; null where we answer for it.
-   */
-  substitute(held: readonly Held[], refusal: Refusal): Buffer | null;
-}
-
-/** A packet that waits, as `bytes[start, end)`; the packet itself begins at `packet`. */
-export interface Held {
-  readonly bytes: Buffer;
-  readonly start: number;
-  readonly packet: number;
-  readonly end: number;
-}
-
-class Request {
-  readonly type: number;
-  readonly reader: RequestReader;
-  readonly outcomes: Outcome[] = [];
-  held: Held[] = [];
-  heldBytes = 0;
-  bytes = 0;
-  /** How many of `outcomes` the gate has allowed, and how many have begun. */
-  allowed = 0;
-  begun = 0;
-  /** Its last packet has been seen. */
-  whole = false;
-  /** It is in the queue: the server has, or is about to have, its bytes. */
-  queued = false;
-  /** The client gave it up before it was whole. */
-  ignored = false;
-  /** An attention was sent while it was outstanding. */
-  cancelAsked = false;
-  /** What the client is answered in the server's place. */
-  answer: Buffer | null = null;
-  /** The server's own answer must not reach the client: ours takes its place. */
-  replaces = false;
-  current = 0;
-  returnStatusSeen = false;
-  textBytes = 0;
-  /** It asked for a reset that leaves the transaction as it is. */
-  keepsTransaction = false;
-
-  constructor(type: number, reader: RequestReader) {
-    this.type = type;
-    this.reader = reader;
-  }
-}
-
 const BULK_TEXT = /^\s*(?:insert\s+bulk|(?:write|update)text\s+bulk)\b/i;
 const RESET = PacketStatus.resetConnection | PacketStatus.resetConnectionKeepTransaction;
 
 /** Header only: it ends an unfinished request, which the server then does not run (MS-TDS 2.2.1.7). */
 const IGNORE_REST = PacketStatus.endOfMessage | PacketStatus.ignore;
 
-export class Stream implements PacketSink, SegmentSink, ResponseListener {
+export class Stream implements PacketSink, SegmentSink {
   readonly #connection: Connection;
   readonly #line: Line;
   readonly #scanner = new PacketScanner();
-  readonly #walker: ResponseWalker;
+  readonly #answer: AnswerReader;
   /** Requests that the server has and has not answered, the oldest first. */
   #queue: Request[] = [];
   #queuedTextBytes = 0;
@@ -137,28 +60,18 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   // Of the response message at hand.
   #responding: Request | null = null;
   #inResponse = false;
-  #dones = 0;
-  #others = false;
-  #acknowledged = false;
   #swallowing: 'nothing' | 'answer' | 'acknowledgement' = 'nothing';
-  /** Where the last header and the last DONE stand in the chunk at hand; -1 where that is not known. */
+  /** Where the last header stands in the chunk at hand; -1 where that is not known. */
   #headerAt = -1;
-  #doneAt = -1;
   #receivedBytes = 0;
   #countedBytes = 0;
 
   constructor(connection: Connection, line: Line) {
     this.#connection = connection;
     this.#line = line;
-    const { facts, options, wide } = connection;
-    this.#walker = new ResponseWalker(this, {
-      wide,
-      columnEncryption: facts.features.columnEncryption,
-      dataClassification: facts.features.dataClassification,
-      names: options.columns,
-      sampleRows: options.sampleRows,
-      outputs: options.parameters,
-    });
+    this.#answer = new AnswerReader(connection, (outcome, request) =>
+      this.#finish(outcome, request.cancelAsked || request.ignored),
+    );
   }
 
   get busy(): boolean {
@@ -329,11 +242,8 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
     const { statement } = request.outcomes.at(-1)!;
     if (statement.opaque && request.begun === request.outcomes.length) return;
     statement.opaque = true;
-    this.#connection.sink.note({
-      kind: 'opaque',
-      reason: 'a request could not be read',
-      trace: `message type ${request.type}, ${request.bytes} bytes`,
-    });
+    const trace = `message type ${request.type}, ${request.bytes} bytes`;
+    noteOpaque(this.#connection, 'a request could not be read', trace);
   }
 
   /** The message is whole: what was begun while it was passing is completed. */
@@ -345,7 +255,12 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
         if (request.queued) completeCall(statement, call, source);
       } else if (request.type === MessageType.sqlBatch && request.queued) reader.completeBatch(statement);
     }
-    if (request.type === MessageType.sqlBatch) this.#lastBatchText = outcomes[0]!.statement.text;
+    if (request.type === MessageType.sqlBatch) this.#rememberBatch(outcomes[0]!.statement.text);
+  }
+
+  /** For rows that come without INSERT BULK as their statement; a text of any length would outlive its use. */
+  #rememberBatch(text: string | null): void {
+    this.#lastBatchText = text !== null && text.length <= REMEMBERED_CHARACTERS_MAX ? text : null;
   }
 
   /** Asks the gate about what it has not been asked about, and lets the held bytes go or not. */
@@ -501,7 +416,7 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
   /** Takes what came from the server. False when it cannot be followed any more. */
   serverBytes(bytes: Buffer, start: number, end: number): boolean {
     this.#headerAt = -1;
-    this.#doneAt = -1;
+    this.#answer.doneAt = -1;
     return this.#scanner.feed(bytes, start, end, this);
   }
 
@@ -511,22 +426,20 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
     if (this.#inResponse) return;
     this.#inResponse = true;
     this.#responding = this.#queue[0] ?? null;
-    this.#dones = 0;
-    this.#others = false;
-    this.#acknowledged = false;
+    this.#answer.begin(this.#responding);
   }
 
   payload(bytes: Buffer, start: number, end: number): void {
-    this.#walker.walk(bytes, start, end);
+    this.#answer.walk(bytes, start, end);
   }
 
   messageEnd(bytes: Buffer, position: number): void {
-    this.#walker.endMessage();
+    const answer = this.#answer;
+    answer.end();
     this.#inResponse = false;
     const request = this.#responding;
     this.#responding = null;
-    const loneAcknowledgement = this.#acknowledged && this.#dones === 1 && !this.#others;
-    if (this.#acknowledged && this.#attentions > 0) this.#attentions -= 1;
+    if (answer.acknowledged && this.#attentions > 0) this.#attentions -= 1;
     if (this.#swallowing === 'acknowledgement') {
       this.#swallowing = 'nothing';
       this.#ownAttention = false;
@@ -534,12 +447,12 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
       this.#nextAnswer(position);
       return;
     }
-    if (request !== null && !(loneAcknowledgement && !request.cancelAsked)) {
+    if (request !== null && !(answer.onlyAcknowledgement && !request.cancelAsked)) {
       if (this.#ownAttention) this.#showStopped(bytes, position);
       this.#close(request, position);
     }
     this.#countedBytes = this.#receivedBytes;
-    if (this.#ownAttention && this.#acknowledged) this.#ownAttention = false;
+    if (this.#ownAttention && answer.acknowledged) this.#ownAttention = false;
     else if (this.#ownAttention && this.#queue.length === 0) {
       // The client has its answer and did not ask for the acknowledgement that follows.
       this.#swallowing = 'acknowledgement';
@@ -554,7 +467,7 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
    * DONE becomes one with more to come, and our error follows as the end of the same message.
    */
   #showStopped(bytes: Buffer, position: number): void {
-    const done = this.#doneAt;
+    const done = this.#answer.doneAt;
     if (this.#headerAt < 0 || done < this.#headerAt) return;
     const { version, packetBytes, serverName } = this.#connection.facts;
     bytes[this.#headerAt + 1]! &= ~PacketStatus.endOfMessage;
@@ -565,7 +478,9 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
 
   /** The answer to `request` is complete. */
   #close(request: Request, position: number): void {
-    const cancelled = this.#acknowledged || request.cancelAsked || request.ignored;
+    const cancelled = this.#answer.acknowledged || request.cancelAsked || request.ignored;
+    const last = request.outcomes[request.current];
+    if (last !== undefined && this.#answer.saysNothing) last.lost = true;
     this.#dequeue();
     const bulkBegins =
       request.type === MessageType.sqlBatch && request.outcomes[0]?.statement.kind === 'bulk';
@@ -655,141 +570,6 @@ export class Stream implements PacketSink, SegmentSink, ResponseListener {
     for (const request of this.#queue) request.cancelAsked = true;
     return Buffer.from(ATTENTION);
   }
-
-  // Tokens of a response.
-
-  #outcome(): Outcome | null {
-    const request = this.#responding;
-    return request === null ? null : (request.outcomes[request.current] ?? null);
-  }
-
-  result(layout: RowLayout): void {
-    this.#others = true;
-    this.#outcome()?.result(layout, this.#connection.options.columns);
-  }
-
-  rememberedLayout(): RowLayout | null {
-    return this.#outcome()?.rememberedLayout ?? null;
-  }
-
-  sample(row: readonly (string | null)[]): void {
-    this.#outcome()?.sample(row);
-  }
-
-  done(done: Done, at: number): void {
-    this.#dones += 1;
-    const request = this.#responding;
-    this.#doneAt = at;
-    if (done.rows !== null) this.#others = true;
-    if (done.status & DoneStatus.attention) {
-      this.#acknowledged = true;
-      if (request === null || !request.cancelAsked) return;
-    }
-    if (request === null) return;
-    this.#outcome()?.done(done);
-    if (done.token === Token.doneProcedure && request.current + 1 < request.outcomes.length) {
-      this.#nextCall(request, done.status);
-    }
-  }
-
-  /** A DONEPROC within a message of several calls: it ends one of them, unless a procedure called another. */
-  #nextCall(request: Request, status: number): void {
-    if ((status & DoneStatus.more) === 0) return;
-    if ((status & DoneStatus.callInBatch) === 0 && !request.returnStatusSeen) return;
-    const outcome = request.outcomes[request.current]!;
-    if (!outcome.finished) this.#finish(outcome, request.cancelAsked || request.ignored);
-    request.current += 1;
-    request.returnStatusSeen = false;
-  }
-
-  error(message: ServerMessage): void {
-    this.#others = true;
-    if (message.class >= FATAL_CLASS) this.#connection.serverLeaves = true;
-    this.#outcome()?.error(message);
-  }
-
-  info(message: ServerMessage): void {
-    this.#others = true;
-    const outcome = this.#outcome();
-    if (outcome === null) {
-      this.#connection.sink.note({
-        kind: 'server_notice',
-        code: String(message.number),
-        message: message.text,
-      });
-    } else if (!SETTING_MESSAGES.includes(message.number)) outcome.info(message);
-  }
-
-  returnStatus(status: number): void {
-    this.#others = true;
-    if (this.#responding !== null) this.#responding.returnStatusSeen = true;
-    this.#outcome()?.returnStatus(status);
-  }
-
-  output(value: Parameter, raw: number | null): void {
-    this.#others = true;
-    const { handles, options } = this.#connection;
-    this.#outcome()?.output(value, raw, handles, options.parameters);
-  }
-
-  environment(type: number, cursor: Cursor): void {
-    this.#others = true;
-    const connection = this.#connection;
-    switch (type) {
-      case Environment.database: {
-        const database = cursor.shortText();
-        if (cursor.short || database === connection.database) return;
-        connection.database = database;
-        connection.sink.note({ kind: 'database_changed', database });
-        return;
-      }
-      case Environment.language: {
-        const language = cursor.shortText();
-        const before = cursor.shortText();
-        if (cursor.short || language === before) return;
-        connection.sink.note({ kind: 'session_changed', what: 'language', value: language });
-        return;
-      }
-      case Environment.begun:
-      case Environment.enlisted:
-        connection.transaction = 'active';
-        return;
-      case Environment.committed:
-      case Environment.rolledBack:
-      case Environment.ended:
-        connection.transaction = 'idle';
-        return;
-      case Environment.defect:
-        connection.transaction = 'failed';
-        return;
-      case Environment.reset:
-        this.#reset();
-        return;
-      default:
-        return;
-    }
-  }
-
-  /** The server has reset the session: its database is that of the sign-in again, its transaction is rolled back. */
-  #reset(): void {
-    const connection = this.#connection;
-    const { sink, facts } = connection;
-    sink.note({ kind: 'session_changed', what: 'connection', value: 'reset' });
-    if (this.#responding?.keepsTransaction !== true) connection.transaction = 'idle';
-    if (facts.database === null || facts.database === connection.database) return;
-    connection.database = facts.database;
-    sink.note({ kind: 'database_changed', database: facts.database });
-  }
-
-  lost(reason: string, token: number): void {
-    this.#others = true;
-    const outcome = this.#outcome();
-    if (outcome !== null) {
-      outcome.lost = true;
-      outcome.statement.opaque = true;
-    }
-    this.#connection.sink.note({ kind: 'opaque', reason, trace: `token 0x${token.toString(16)}` });
-  }
 }
 
 /** What a client may send after sign-in, attentions aside. */
@@ -799,25 +579,6 @@ const REQUEST_TYPES: readonly number[] = [
   MessageType.bulkLoad,
   MessageType.transactionManager,
 ];
-
-/** Types of ENVCHANGE (MS-TDS 2.2.7.9) that the record follows. */
-const Environment = {
-  database: 1,
-  language: 2,
-  begun: 8,
-  committed: 9,
-  rolledBack: 10,
-  enlisted: 11,
-  defect: 12,
-  ended: 17,
-  reset: 18,
-} as const;
-
-/** "Changed database context" and "Changed language setting": ENVCHANGE says the same. */
-const SETTING_MESSAGES: readonly number[] = [5701, 5703];
-
-/** From this severity on the server closes the connection. */
-const FATAL_CLASS = 20;
 
 const ATTENTION = [MessageType.attention, PacketStatus.endOfMessage, 0, PACKET_HEADER_BYTES, 0, 0, 1, 0];
 
