@@ -130,7 +130,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS statements (
     id INTEGER PRIMARY KEY, session TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
     text TEXT, status TEXT NOT NULL, rows_returned INTEGER, rows_affected INTEGER, duration_us INTEGER,
-    error_code TEXT, effects TEXT NOT NULL DEFAULT '', UNIQUE (session, seq)
+    error_code TEXT, effects TEXT NOT NULL DEFAULT '', tables TEXT NOT NULL DEFAULT '', UNIQUE (session, seq)
   ) STRICT;
   CREATE INDEX IF NOT EXISTS statements_by_time ON statements (at);
   CREATE TABLE IF NOT EXISTS statement_tables (
@@ -182,15 +182,14 @@ export class SqliteRecordingIndex implements RecordingIndex {
   search(filter: StatementFilter): StatementRow[] {
     const { where, values } = statementWhere(filter);
     const sql = `
-      SELECT t.*, (SELECT group_concat(name, ' ') FROM statement_tables WHERE statement = t.id) AS tables
-      FROM statements t JOIN sessions s ON s.id = t.session ${where}
+      SELECT t.* FROM statements t JOIN sessions s ON s.id = t.session ${where}
       ORDER BY t.at DESC, t.seq DESC LIMIT ? OFFSET ?`;
     return this.#all(sql, [...values, limitOf(filter), filter.offset ?? 0]).map((row) => {
       const { id: _, tables, effects, ...rest } = row as Record<string, unknown>;
       return {
         ...(rest as unknown as StatementRow),
-        tables: wordsOf(tables),
-        effects: wordsOf(effects),
+        tables: listOf(tables, '\n'),
+        effects: listOf(effects, ' '),
       };
     });
   }
@@ -208,8 +207,8 @@ export class SqliteRecordingIndex implements RecordingIndex {
   remove(session: string): void {
     this.#database.exec('BEGIN IMMEDIATE');
     try {
-      const ids = this.#all('SELECT id, text FROM statements WHERE session = ?', [session]);
-      for (const { id, text } of ids) this.#forget(id as number, text as string | null);
+      const ids = this.#all('SELECT id, text, tables FROM statements WHERE session = ?', [session]);
+      for (const row of ids) this.#forget(row);
       this.#prepare('DELETE FROM statements WHERE session = ?').run(session);
       this.#prepare('DELETE FROM sessions WHERE id = ?').run(session);
       this.#database.exec('COMMIT');
@@ -249,17 +248,18 @@ export class SqliteRecordingIndex implements RecordingIndex {
 
   #insert(row: StatementRow): void {
     const text = row.text === null ? null : row.text.slice(0, TEXT_CHARACTERS_MAX);
-    const known = this.#all('SELECT id, text FROM statements WHERE session = ? AND seq = ?', [
+    const tables = [...new Set(row.tables.map((table) => table.toLowerCase().replaceAll('\n', ' ')))];
+    const known = this.#all('SELECT id, text, tables FROM statements WHERE session = ? AND seq = ?', [
       row.session,
       row.seq,
     ])[0];
     if (known !== undefined) {
-      this.#forget(known['id'] as number, known['text'] as string | null);
+      this.#forget(known);
       this.#prepare('DELETE FROM statements WHERE id = ?').run(known['id'] as number);
     }
     const { lastInsertRowid } = this.#prepare(
       `INSERT INTO statements (session, seq, at, kind, text, status, rows_returned, rows_affected, duration_us,
-         error_code, effects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+         error_code, effects, tables) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ).run(
       row.session,
       row.seq,
@@ -272,25 +272,28 @@ export class SqliteRecordingIndex implements RecordingIndex {
       row.duration_us,
       row.error_code,
       row.effects.join(' '),
+      tables.join('\n'),
     );
     if (text !== null)
       this.#prepare('INSERT INTO statement_texts (rowid, text) VALUES (?, ?)').run(lastInsertRowid, text);
-    for (const table of new Set(row.tables))
+    for (const table of tables)
       this.#prepare('INSERT OR IGNORE INTO statement_tables (name, statement) VALUES (?, ?)').run(
-        table.toLowerCase(),
+        table,
         lastInsertRowid,
       );
   }
 
-  #forget(id: number, text: string | null): void {
+  #forget({ id, text, tables }: Record<string, unknown>): void {
+    const rowid = id as number;
     if (text !== null) {
       // An external-content index needs the old text to take its words out.
       this.#prepare("INSERT INTO statement_texts (statement_texts, rowid, text) VALUES ('delete', ?, ?)").run(
-        id,
-        text,
+        rowid,
+        text as string,
       );
     }
-    this.#prepare('DELETE FROM statement_tables WHERE statement = ?').run(id);
+    for (const table of listOf(tables, '\n'))
+      this.#prepare('DELETE FROM statement_tables WHERE name = ? AND statement = ?').run(table, rowid);
   }
 
   #all(sql: string, values: readonly SQLInputValue[]): Record<string, unknown>[] {
@@ -311,8 +314,8 @@ function limitOf({ limit }: SessionFilter): number {
   return Math.min(limit, RESULTS_MAX);
 }
 
-function wordsOf(text: unknown): string[] {
-  return typeof text === 'string' && text !== '' ? text.split(' ') : [];
+function listOf(text: unknown, separator: string): string[] {
+  return typeof text === 'string' && text !== '' ? text.split(separator) : [];
 }
 
 interface Where {
