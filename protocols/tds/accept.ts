@@ -280,8 +280,14 @@ function passwordOf(login: Login7): Buffer {
   return password;
 }
 
+/** UTF-16LE as UTF-8. What is no text (half a surrogate pair) stays as it is: it is nobody's token. */
 function utf8(text: Buffer): Buffer {
-  return text.length === 0 ? Buffer.alloc(0) : Buffer.from(transcode(text, 'utf16le', 'utf8'));
+  if (text.length === 0) return Buffer.alloc(0);
+  try {
+    return transcode(text, 'utf16le', 'utf8') as Buffer;
+  } catch {
+    return Buffer.from(text);
+  }
 }
 
 function integratedNotTaken(): Refusal {

@@ -14,7 +14,7 @@ import { Secret } from '../secret.ts';
 import { tds } from './engine.ts';
 import type { LoginRejected } from './errors.ts';
 import { greetServer, type LoginResult, signIn as signInTo } from './login.ts';
-import { parseLogin7, utf16 } from './login7.ts';
+import { parseLogin7, scramble, utf16 } from './login7.ts';
 import { buildMessage } from './messages.ts';
 import { buildPrelogin } from './prelogin.ts';
 
@@ -289,6 +289,27 @@ describe('a launch token as the password', () => {
       }
     },
   );
+
+  it('that is no text is a wrong one', async () => {
+    const seen = nothingSeen();
+    const started = startSignIn({
+      clientTls: listener(),
+      serverTls: toServer(),
+      settings: SETTINGS,
+      challenge: { method: 'token', verifier: verifier('token') },
+      server: double({}, seen),
+    });
+    const channel = new StreamChannel(started.client, 'server', { host: 'gateway', port: 1433 }, toServer());
+    await channel.connectTls({ alpn: ['tds/8.0'] });
+    const change = (payload: Buffer): void => {
+      // Half a surrogate pair in place of the password's first character.
+      scramble(Buffer.from('00d8', 'hex')).copy(payload, payload.readUInt16LE(44));
+    };
+    channel.write(buildMessage(0x12, buildPrelogin(2, false), 4096));
+    channel.write(buildMessage(0x10, loginPayload({ change, database: 'testdb' }), 4096));
+    await started.outcome;
+    expect(started.proofs).toEqual([{ method: 'token', valid: false }]);
+  });
 
   it('goes to the gateway as it is, where only that can judge it', async () => {
     const bearer = `e30.${'a'.repeat(900)}.sig`;

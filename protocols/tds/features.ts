@@ -61,8 +61,9 @@ export function passedFeatures(features: readonly FeatureRequest[]): FeatureRequ
   return features.filter(({ id }) => PASSED.includes(id));
 }
 
+/** The block as it stands in LOGIN7. It may hold an access token: wipe it after use. */
 export function buildFeatures(features: readonly FeatureRequest[]): Buffer {
-  const writer = new Writer();
+  const writer = new Writer(features.reduce((sum, { data }) => sum + data.length + 5, 1));
   for (const { id, data } of features) writer.uint8(id).uint32le(data.length).append(data);
   return writer.uint8(TERMINATOR).take();
 }
@@ -90,7 +91,7 @@ export function parseFedAuth(data: Buffer): FedAuthRequest {
  * FEDAUTHREQUIRED; `token` is UTF-16LE.
  */
 export function buildFedAuth(token: Buffer, echo: boolean): FeatureRequest {
-  const data = new Writer()
+  const data = new Writer(token.length + 5)
     .uint8((1 << 1) | (echo ? 1 : 0))
     .uint32le(token.length)
     .append(token)

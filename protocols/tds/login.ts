@@ -147,8 +147,9 @@ export async function signIn(server: Server, request: LoginRequest): Promise<Log
   const packetBytes = packetBytesAsked(request, server);
   const ntlm = authentication === 'ntlm' ? negotiate() : Buffer.alloc(0);
   const passed = passedFeatures(request.login.features ?? []);
-  const payload = withSecret(credentials, (password) =>
-    buildLogin7(request.login, {
+  const payload = withSecret(credentials, (password) => {
+    const features = featuresFor(authentication, request.login, passed, password, server);
+    const built = buildLogin7(request.login, {
       version,
       packetBytes,
       serverName: server.name,
@@ -156,9 +157,11 @@ export async function signIn(server: Server, request: LoginRequest): Promise<Log
       userName: authentication === 'sql' ? utf16(credentials.username) : Buffer.alloc(0),
       password: authentication === 'sql' ? password : Buffer.alloc(0),
       sspi: ntlm,
-      features: featuresFor(authentication, request.login, passed, password, server),
-    }),
-  );
+      features,
+    });
+    if (authentication === 'entra-token') features?.at(-1)?.data.fill(0);
+    return built;
+  });
   const packets = buildMessage(LoginMessage.login7, payload, HANDSHAKE_PACKET_BYTES_MAX);
   payload.fill(0);
   try {
@@ -301,11 +304,19 @@ function featuresFor(
 /** Calls `use` with the password as UTF-16LE, and wipes that copy. */
 function withSecret<T>(credentials: Credentials, use: (password: Buffer) => T): T {
   const bytes = credentials.password?.expose() ?? Buffer.alloc(0);
-  const password = bytes.length === 0 ? Buffer.alloc(0) : Buffer.from(transcode(bytes, 'utf8', 'utf16le'));
+  const password = bytes.length === 0 ? Buffer.alloc(0) : utf16Secret(bytes);
   try {
     return use(password);
   } finally {
     password.fill(0);
+  }
+}
+
+function utf16Secret(bytes: Buffer): Buffer {
+  try {
+    return transcode(bytes, 'utf8', 'utf16le') as Buffer;
+  } catch (cause) {
+    throw new Refusal('credentials_unavailable', 'the launch password is not UTF-8 text', { cause });
   }
 }
 

@@ -157,7 +157,8 @@ export function buildLogin7(login: Login7, replacement: Login7Replacement): Buff
   const { version, features } = replacement;
   const long = versionAtLeast(version, '7.2');
   const withFeatures = long && features !== null;
-  const writer = new Writer(1024);
+  // Room for all of it: a writer that grows leaves a copy of the password behind.
+  const writer = new Writer(capacityFor(login, replacement));
   writer.append(login.head);
   const pairs = writer.reserve((long ? FIXED_BYTES : FIXED_BYTES_OLD) - HEAD_BYTES);
   const put = (at: number, bytes: Buffer, unit: 1 | 2): void => {
@@ -188,13 +189,23 @@ export function buildLogin7(login: Login7, replacement: Login7Replacement): Buff
   if (long) put(At.changePassword, Buffer.alloc(0), 2);
   if (withFeatures) {
     writer.patchUint32le(extension, writer.length);
-    writer.append(buildFeatures(features));
+    const block = buildFeatures(features);
+    writer.append(block);
+    block.fill(0);
   }
   const payload = writer.take();
   login.clientId.copy(payload, At.clientId);
   patchHead(payload, login, replacement, withFeatures);
   if (pairs !== HEAD_BYTES) throw new Error('the fixed part of LOGIN7 begins elsewhere');
   return payload;
+}
+
+function capacityFor(login: Login7, replacement: Login7Replacement): number {
+  const kept = [login.hostName, login.programName, login.libraryName, login.language];
+  const given = [replacement.userName, replacement.password, replacement.sspi];
+  const names = (replacement.serverName.length + replacement.database.length) * 2;
+  const fields = [...kept, ...given].reduce((sum, { length }) => sum + length, names);
+  return (replacement.features ?? []).reduce((sum, { data }) => sum + data.length + 5, fields + 256);
 }
 
 function patchHead(
