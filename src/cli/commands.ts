@@ -24,6 +24,14 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     summary: 'end the login',
     load: async () => ({ register: (await import('./login.ts')).registerLogout }),
   },
+  tunnel: {
+    summary: 'a local port for a database behind a remote gateway',
+    load: () => import('./tunnel.ts'),
+  },
+  connect: {
+    summary: "a database's own client, through a tunnel",
+    load: () => import('./connect.ts'),
+  },
   tokens: { summary: 'launch tokens', load: () => import('./tokens.ts') },
   users: { summary: 'local users', load: () => import('./users.ts') },
   access: { summary: 'who may reach what', load: () => import('./access.ts') },

@@ -1,10 +1,13 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
+import type { Socket } from 'node:net';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { failure } from '../http/contract/api.ts';
+import { Cookies } from '../tunnel/cookies.ts';
+import { dial } from '../tunnel/dial.ts';
 
 /** An answer of the gateway may take this long. Ours. */
 const ANSWER_MS_MAX = 30_000;
@@ -81,6 +84,8 @@ export interface ClientOptions {
 
 /** Calls the gateway's API. */
 export class GatewayClient {
+  /** What a balancer between several gateways wants back. */
+  readonly cookies = new Cookies();
   readonly #options: ClientOptions;
 
   constructor(options: ClientOptions) {
@@ -97,6 +102,15 @@ export class GatewayClient {
 
   get ca(): string | undefined {
     return this.#options.ca;
+  }
+
+  /** A connection to the gateway: verified, and through the proxy that the environment names. Rejects with a `DialError`. */
+  dial(): Promise<Socket> {
+    const { gateway, ca } = this.#options;
+    return dial(new URL(gateway), {
+      ca: ca === undefined ? null : readFileSync(ca, 'utf8'),
+      environment: process.env,
+    });
   }
 
   get<T>(path: string, schema: z.ZodType<T>): Promise<T> {
@@ -131,21 +145,22 @@ export class GatewayClient {
     return parsed.data;
   }
 
-  #request(method: string, path: string, body: unknown): Promise<{ status: number; text: string }> {
-    const { gateway, token, ca } = this.#options;
+  async #request(method: string, path: string, body: unknown): Promise<{ status: number; text: string }> {
+    const { gateway, token } = this.#options;
     const isSocket = gateway.startsWith('unix:');
     const url = isSocket ? new URL(`http://localhost${path}`) : new URL(path, gateway);
     const payload = body === undefined ? null : Buffer.from(JSON.stringify(body));
     const request = url.protocol === 'https:' ? requestHttps : requestHttp;
+    const connection = await this.dial();
     return new Promise((resolve, reject) => {
       const outgoing = request(
         url,
         {
           method,
-          ...(isSocket ? { socketPath: gateway.slice('unix:'.length) } : {}),
-          ...(ca === undefined ? {} : { ca: readFileSync(ca) }),
+          createConnection: () => connection,
           headers: {
             accept: 'application/json',
+            ...this.cookies.headers(),
             ...(token === null ? {} : { authorization: `Bearer ${token}` }),
             ...(payload === null
               ? {}
@@ -153,6 +168,7 @@ export class GatewayClient {
           },
         },
         (incoming) => {
+          this.cookies.take(incoming.headers['set-cookie']);
           const chunks: Buffer[] = [];
           let bytes = 0;
           incoming.on('data', (chunk: Buffer) => {
