@@ -59,11 +59,13 @@ export class Uploader {
       const results = await Promise.allSettled(
         waiting.slice(at, at + PARALLEL_MAX).map((file) => this.#put(file)),
       );
-      for (const result of results) {
-        if (result.status === 'fulfilled') stored += 1;
-        else this.#fail(result.reason);
+      stored += results.filter(({ status }) => status === 'fulfilled').length;
+      const failed = results.find((result) => result.status === 'rejected');
+      if (failed !== undefined) {
+        // One failure a round, however many parts it took with it: the pause grows by rounds.
+        this.#fail(failed.reason);
+        return stored;
       }
-      if (results.some(({ status }) => status === 'rejected')) return stored;
     }
     if (waiting.length > 0) {
       this.#error = null;
