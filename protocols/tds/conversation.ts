@@ -44,10 +44,15 @@ export interface Line {
   /** From `position` on it does again. */
   swallowed(position: number): void;
   /**
-   * What goes to the server in place of a refused request whose bytes are `held`, so that the server itself answers with
-   * an error; null where we answer for it.
+   * What goes to the server in place of one packet of a refused request, so that the server itself answers with an
+   * error; null where we answer for it. `position`: where the packet stands in its message.
    */
-  substitute(held: readonly Held[], refusal: Refusal): Buffer | null;
+  substitute(packet: Held, position: PacketPosition, refusal: Refusal): Buffer | null;
+}
+
+export interface PacketPosition {
+  readonly first: boolean;
+  readonly last: boolean;
 }
 
 /** A packet that waits, as `bytes[start, end)`; the packet itself begins at `packet`. */
@@ -79,6 +84,8 @@ export class Request {
   cancelAsked = false;
   /** What the client is answered in the server's place. */
   answer: Buffer | null = null;
+  /** Its packets are changed into a request that the server answers with this. */
+  substituted: Refusal | null = null;
   /** The server's own answer must not reach the client: ours takes its place. */
   replaces = false;
   current = 0;

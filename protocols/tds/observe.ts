@@ -1,7 +1,7 @@
 import type { ObserveOptions, Observer, Sink, Verdict } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { TransactionState } from '../statement.ts';
-import { type Connection, type Held, type Line, noteOpaque } from './conversation.ts';
+import { type Connection, type Line, noteOpaque } from './conversation.ts';
 import { PacketCutter } from './frames.ts';
 import { Handles } from './handles.ts';
 import { sessionEnd } from './refuse.ts';
@@ -150,7 +150,7 @@ class StreamObserver implements Observer, Line {
     this.#passed = position;
   }
 
-  substitute(_held: readonly Held[], _refusal: Refusal): Buffer | null {
+  substitute(): Buffer | null {
     return null;
   }
 

@@ -163,17 +163,39 @@ describe('multiplexed sessions', () => {
       [0, 10, 1, 1],
       [1, 1, 1, 1],
     ]);
-    expect(frames[0]).toHaveLength(16 + 8);
-    expect(frames[1]!.readUInt16BE(18)).toBe(frames[1]!.length - 16);
-    expect(frames[1]!.toString('utf16le', 16 + 8 + 22)).toBe(
-      "RAISERROR(N'Sallyport: it''s 100%% not allowed.',16,1)",
-    );
+    expect(frames.every((bytes) => bytes.readUInt16BE(18) === bytes.length - 16)).toBe(true);
+    const text = Buffer.concat([frames[0]!.subarray(24), frames[1]!.subarray(24)]).toString('utf16le', 22);
+    expect(text.trimStart()).toBe("RAISERROR(N'Sallyport: it''s 100%% not allowed.',16,1)");
     observer.server(Buffer.concat([framed(0, response(done(2))), framed(1, COUNT_ONE)]));
     expect(sink.ended.map(({ text, status }) => [text?.slice(0, 11), status])).toEqual([
       ['ALTER LOGIN', 'denied'],
       ['fine', 'ok'],
     ]);
     expect(observer.busy).toBe(false);
+  });
+
+  it('get them also for requests longer than what may be held', () => {
+    const { sink, observer } = start();
+    const refusal = new Refusal('statement_not_allowed', 'no');
+    sink.verdict = ({ text }) =>
+      text?.includes('ALTER LOGIN') ? { action: 'refuse', refusal } : { action: 'allow' };
+    const refused = framed(0, batch(`ALTER LOGIN x ${'-'.repeat(2000)}`, { packetBytes: 512 }));
+    observer.client(OPENED);
+    for (let at = 0; at < refused.length; at += 100) observer.client(refused.subarray(at, at + 100));
+    const sent = sink.sent.subarray(OPENED.length);
+    const statuses: number[] = [];
+    let payload = Buffer.alloc(0);
+    for (let at = 0; at < sent.length; at += sent.readUInt32LE(at + 4)) {
+      expect(sent.readUInt32LE(at + 8)).toBe(statuses.length + 1);
+      statuses.push(sent[at + 17]!);
+      payload = Buffer.concat([payload, sent.subarray(at + 24, at + sent.readUInt32LE(at + 4))]);
+    }
+    expect(statuses).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    expect(payload.toString('utf16le', 22).trim()).toBe("RAISERROR(N'Sallyport: no.',16,1)");
+    observer.client(framed(0, batch('fine'), 10));
+    observer.server(Buffer.concat([framed(0, response(done(2))), framed(0, COUNT_ONE, 2)]));
+    expect(sink.ended.map(({ status }) => status)).toEqual(['denied', 'ok']);
+    expect([observer.busy, observer.fatal]).toEqual([false, null]);
   });
 
   it('wait together while a verdict is awaited', () => {

@@ -1,7 +1,7 @@
 import type { Observer, Verdict } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { TransactionState } from '../statement.ts';
-import { type Connection, type Held, type Line, noteOpaque } from './conversation.ts';
+import { type Connection, type Held, type Line, noteOpaque, type PacketPosition } from './conversation.ts';
 import { MessageType, PACKET_HEADER_BYTES, PacketStatus } from './frames.ts';
 import { MULTIPLEXED_SESSIONS_MAX } from './limits.ts';
 import { refusalText } from './refuse.ts';
@@ -242,24 +242,21 @@ class MultiplexedStream implements Line {
   swallowed(): void {}
 
   /**
-   * As many frames as the client sent, with the same numbers: empty packets, and a last one with a batch that raises the
-   * error, under the headers of the original (they name the transaction).
+   * A frame with the same number: all of a message together are a batch of blanks and, at its end, a statement that raises
+   * the error, under the headers of the original (they name the transaction).
    */
-  substitute(held: readonly Held[], refusal: Refusal): Buffer | null {
-    const frames: Buffer[] = [];
-    const first = held[0]!;
-    const status = first.bytes[first.packet + 1]! & ~PacketStatus.endOfMessage;
-    for (const [index, { bytes, start, packet }] of held.entries()) {
-      const last = index === held.length - 1;
-      const payload = last ? raiseBatch(first, refusal) : EMPTY;
-      const frame = Buffer.concat([bytes.subarray(start, packet + PACKET_HEADER_BYTES), payload]);
-      frame.writeUInt32LE(frame.length, 4);
-      frame[FRAME_HEADER_BYTES] = MessageType.sqlBatch;
-      frame[FRAME_HEADER_BYTES + 1] = (index === 0 ? status : 0) | (last ? PacketStatus.endOfMessage : 0);
-      frame.writeUInt16BE(frame.length - FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + 2);
-      frames.push(frame);
-    }
-    return Buffer.concat(frames);
+  substitute({ bytes, start, packet, end }: Held, position: PacketPosition, refusal: Refusal): Buffer {
+    const payload = packet + PACKET_HEADER_BYTES;
+    const headers = position.first ? headersOf(bytes, payload, end) : EMPTY;
+    const text = position.last
+      ? raiseText(refusal)
+      : Buffer.from(' '.repeat((end - payload - headers.length) >> 1), 'utf16le');
+    const frame = Buffer.concat([bytes.subarray(start, payload), headers, text]);
+    frame.writeUInt32LE(frame.length, 4);
+    frame[FRAME_HEADER_BYTES] = MessageType.sqlBatch;
+    frame[FRAME_HEADER_BYTES + 1]! &= ~PacketStatus.ignore;
+    frame.writeUInt16BE(frame.length - FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + 2);
+    return frame;
   }
 }
 
@@ -268,15 +265,17 @@ const EMPTY = Buffer.alloc(0);
 /** Characters of our text in a packet of 512 bytes, the smallest there is. */
 const RAISED_CHARACTERS_MAX = 180;
 
-function raiseBatch(first: Held, refusal: Refusal): Buffer {
-  const payload = first.packet + PACKET_HEADER_BYTES;
-  const headersBytes = first.end - payload >= 4 ? first.bytes.readUInt32LE(payload) : 0;
-  const headers = first.bytes.subarray(payload, Math.min(first.end, payload + headersBytes));
+function headersOf(bytes: Buffer, payload: number, end: number): Buffer {
+  const length = end - payload >= 4 ? bytes.readUInt32LE(payload) : 0;
+  return bytes.subarray(payload, Math.min(end, payload + length));
+}
+
+function raiseText(refusal: Refusal): Buffer {
   const text = refusalText(refusal)
     .slice(0, RAISED_CHARACTERS_MAX)
     .replaceAll('%', '%%')
     .replaceAll("'", "''");
-  return Buffer.concat([headers, Buffer.from(`RAISERROR(N'${text}',16,1)`, 'utf16le')]);
+  return Buffer.from(`RAISERROR(N'${text}',16,1)`, 'utf16le');
 }
 
 /** Cuts the client's bytes into whole frames. */

@@ -163,7 +163,7 @@ export class Stream implements PacketSink, SegmentSink {
     const { type } = request;
     request.bytes += end - start;
     if (this.#discarding) {
-      if (last) this.#endDiscarded(request);
+      this.#discard(request, { bytes, start, packet, end }, last);
       return;
     }
     request.reader.feed(bytes, packet + PACKET_HEADER_BYTES, end);
@@ -343,9 +343,9 @@ export class Stream implements PacketSink, SegmentSink {
       outcome.finished = true;
     }
     const calls = request.type === MessageType.rpc ? request.outcomes.length : 0;
-    const substitute = request.queued ? null : this.#line.substitute(request.held, refusal);
-    if (substitute !== null) {
-      this.#substituted(request, substitute);
+    if (!request.queued && this.#substituteHeld(request, refusal)) return;
+    if (request.queued && this.#line.heldPacketsMax < Number.POSITIVE_INFINITY) {
+      this.#violated('a refused statement in a request of which a part runs beside others');
       return;
     }
     const { version, packetBytes, serverName } = this.#connection.facts;
@@ -369,21 +369,32 @@ export class Stream implements PacketSink, SegmentSink {
     }
   }
 
-  #substituted(request: Request, substitute: Buffer): void {
-    if (!request.whole) {
-      this.#violated('more of a refused request than can be taken back while several run at once');
-      return;
+  /** Lets the server refuse in our words, where nothing of ours can stand between its answers. */
+  #substituteHeld(request: Request, refusal: Refusal): boolean {
+    const { held } = request;
+    for (let index = 0; index < held.length; index++) {
+      const position = { first: index === 0, last: request.whole && index === held.length - 1 };
+      const bytes = this.#line.substitute(held[index]!, position, refusal);
+      if (bytes === null) return false;
+      this.#line.toServer(bytes, 0, bytes.length);
     }
     request.held = [];
+    request.substituted = refusal;
     this.#enqueue(request);
-    this.#line.toServer(substitute, 0, substitute.length);
+    if (!request.whole) this.#discarding = true;
+    return true;
   }
 
-  #endDiscarded(request: Request): void {
+  #discard(request: Request, packet: Held, last: boolean): void {
+    if (request.substituted !== null) {
+      const bytes = this.#line.substitute(packet, { first: false, last }, request.substituted)!;
+      this.#line.toServer(bytes, 0, bytes.length);
+    }
+    if (!last) return;
     this.#discarding = false;
     this.#open = null;
     request.whole = true;
-    this.#answerRefused(request);
+    if (request.substituted === null) this.#answerRefused(request);
   }
 
   #answerRefused(request: Request): void {

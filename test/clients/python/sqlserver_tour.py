@@ -168,6 +168,26 @@ def pytds_mars_tour():
     connection.close()
 
 
+def pytds_mars_refused_tour():
+    import pytds
+
+    connection = pytds.connect(dsn=HOST, port=PORT, user=USER, password=PASSWORD, database=DATABASE, use_mars=True)
+    first = connection.cursor()
+    second = connection.cursor()
+    first.execute('SELECT TOP 5000 1 AS a, N\'some text\' AS b FROM sys.all_objects a CROSS JOIN sys.all_columns b')
+    first.fetchone()
+    for padding in (0, 30000):
+        try:
+            second.execute('ALTER LOGIN somebody ENABLE --' + 'x' * padding)
+            show('refused', 'no error')
+        except Exception as error:  # noqa: BLE001
+            show('refused', str(error))
+        second.execute('SELECT %s AS b', ('after',))
+        show('after', rows(second))
+    show('outer', 1 + len(first.fetchall()))
+    connection.close()
+
+
 def odbc_tour(connect, prefix):
     connection = connect()
     cursor = common_tour(connection, '?', prefix)
@@ -274,6 +294,7 @@ TOURS = {
     'pymssql': pymssql_tour,
     'pytds': pytds_tour,
     'pytds-mars': pytds_mars_tour,
+    'pytds-mars-refused': pytds_mars_refused_tour,
     'pyodbc': pyodbc_tour,
     'freetds-odbc': freetds_odbc_tour,
     'mssql-python': mssql_python_tour,

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Refusal } from '../../../protocols/error.ts';
 import type { TestGateway } from '../../support/gateway.ts';
 import type { RecordedSession, RecordedStatement } from '../../support/memory-recorder.ts';
 import { type SqlServer, startSqlGateway, startSqlServer } from '../../support/sql-server.ts';
@@ -193,6 +194,22 @@ test('python-tds with several results at once (MARS)', async () => {
   expect(statements.filter(({ parameters }) => parameters?.[0]?.value === 'inner')).toMatchObject([
     { name: 'sp_executesql', rowsReturned: 1, status: 'ok' },
   ]);
+});
+
+test('python-tds under MARS is told of a refusal by the server itself', async () => {
+  const refusal = new Refusal('statement_not_allowed', 'logins may not be changed');
+  const strict = await startSqlGateway(server, {
+    mars: true,
+    decide: ({ text }) =>
+      text?.includes('ALTER LOGIN') ? { action: 'refuse', refusal } : { action: 'allow' },
+  });
+  const output = await python('pytds-mars-refused')({ port: strict.port, user: 'me', password: 'x' });
+  expect(steps(output)).toMatchObject({ after: '[["after"]]', outer: '5000' });
+  expect(output).toContain('Sallyport: logins may not be changed.');
+  const session = strict.recorder.sessions[0]!;
+  await strict.recorder.until(() => session.end_ !== null);
+  expect(session.statements.filter(({ status }) => status === 'denied').length).toBeGreaterThan(0);
+  await strict.close();
 });
 
 test("pyodbc on Microsoft's ODBC driver", async () => {

@@ -1,10 +1,14 @@
+import { connect, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Refusal } from '../../../protocols/error.ts';
+import { PacketScanner, type SegmentSink } from '../../../protocols/tds/frames.ts';
 import { statementGate } from '../../../src/gateway/policy.ts';
 import { makeAuthority } from '../../support/certificates.ts';
 import type { TestGateway } from '../../support/gateway.ts';
 import type { RecordedSession } from '../../support/memory-recorder.ts';
 import { type SqlServer, startSqlGateway, startSqlServer } from '../../support/sql-server.ts';
+import { batch } from '../../support/tds-encode.ts';
+import { loginPacket, preloginPacket } from '../../support/tds-peers.ts';
 import {
   batchOf,
   type Connection,
@@ -160,6 +164,68 @@ test('a server that dies ends the session', async () => {
   expect(session.end_).toMatchObject({ reason: 'server_closed' });
   expect(session.statements.at(-1)).toMatchObject({ status: 'unknown' });
 });
+
+test.skipIf(process.env['SALLYPORT_TEST_MSSQL_URL'])(
+  'a client that does not read holds the server back',
+  async () => {
+    const gateway = await gatewayWith();
+    const socket = connect(gateway.port, '127.0.0.1');
+    const heard = new Bytes(socket);
+    socket.write(preloginPacket());
+    await heard.message();
+    socket.write(loginPacket({ database: server.database }));
+    await heard.message();
+    socket.pause();
+    const before = process.memoryUsage().rss;
+    socket.write(
+      batch(
+        "SELECT TOP 40000 REPLICATE(N'x', 4000) AS x FROM sys.all_objects a CROSS JOIN sys.all_columns b",
+      ),
+    );
+    let most = 0;
+    for (let look = 0; look < 15; look++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      most = Math.max(most, process.memoryUsage().rss - before);
+    }
+    // The result is 320 MB; between the two stand the buffers of four sockets.
+    expect(most).toBeLessThan(120 * 1024 * 1024);
+    socket.resume();
+    const received = await heard.message();
+    expect(received).toBeGreaterThan(320_000_000);
+    socket.destroy();
+    const session = await closed(gateway);
+    expect(session.statements).toMatchObject([{ rowsReturned: 40_000, status: 'ok', opaque: false }]);
+  },
+);
+
+/** Counts the bytes of the server's messages as they come, and keeps none. */
+class Bytes implements SegmentSink {
+  readonly #scanner = new PacketScanner();
+  #bytes = 0;
+  #done: ((bytes: number) => void) | null = null;
+
+  constructor(socket: Socket) {
+    socket.on('data', (chunk) => this.#scanner.feed(chunk, 0, chunk.length, this));
+  }
+
+  /** The length of the next message. */
+  message(): Promise<number> {
+    return new Promise((resolve) => {
+      this.#done = resolve;
+    });
+  }
+
+  header(length: number): void {
+    this.#bytes += length;
+  }
+
+  payload(): void {}
+
+  messageEnd(): void {
+    this.#done?.(this.#bytes);
+    this.#bytes = 0;
+  }
+}
 
 describe('the statement policy', () => {
   async function governed(rules: {
