@@ -20,6 +20,7 @@ port.on('message', (message: ToThread) => {
   if (message.kind !== 'finish') return;
   clearInterval(reporting);
   void pipeline.finish().then(() => {
+    tell({ kind: 'status', status: pipeline.status });
     tell({ kind: 'finished' });
     port.close();
   });
