@@ -14,7 +14,7 @@ export default defineConfig({
           include: [
             'protocols/**/*.test.ts',
             'src/**/*.test.ts',
-            'test/{contract,golden,fuzz}/**/*.test.ts',
+            'test/{contract,golden,fuzz,ship}/**/*.test.ts',
             'test/*.test.ts',
           ],
           testTimeout: 30_000,

@@ -104,7 +104,8 @@ function databases() {
   if (!existsSync(script)) return;
   // Debian's unstable suite can be uninstallable for days: the tests then say that MySQL was left out.
   const result = spawnSync(process.execPath, [script], { cwd: root, stdio: 'inherit' });
-  if (result.status !== 0) console.log('MySQL and MariaDB servers: not obtained; their tests will be left out.');
+  if (result.status !== 0)
+    console.log('MySQL and MariaDB servers: not obtained; their tests will be left out.');
 }
 
 /** Runs `work` unless it has been done for exactly these files. */

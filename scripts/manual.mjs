@@ -2,8 +2,8 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { commandTree } from '../src/cli/command-tree.ts';
 import { makeProgram } from '../src/cli/commands.ts';
-import { manualPages } from '../src/cli/manual.ts';
 import { version } from '../src/version.ts';
+import { manualPages } from './references/manual.ts';
 
 const folder = new URL('../docs/man/', import.meta.url);
 mkdirSync(folder, { recursive: true });

@@ -275,13 +275,18 @@ export class App implements HealthSource {
     };
   }
 
-  /** Gauges that only the configuration changes. */
+  /** Gauges that only the configuration changes, and counters for all that it names. */
   #measure(doors: readonly Door[]): void {
-    const { sessionsLimit, certificateExpirySeconds } = this.metrics;
+    const { sessionsLimit, certificateExpirySeconds, opaqueTotal, refusalsTotal, secretFetchFailuresTotal } =
+      this.metrics;
     sessionsLimit.reset();
     certificateExpirySeconds.reset();
-    for (const [resource, { limits }] of this.#targets)
+    for (const [resource, { limits, engine }] of this.#targets) {
       sessionsLimit.set({ resource }, limits.maxConnections);
+      // A counter that begins at its first event has not increased, as Prometheus sees it.
+      for (const counter of [opaqueTotal, refusalsTotal]) counter.inc({ resource, engine: engine.name }, 0);
+    }
+    for (const provider of Object.keys(this.#config.secrets)) secretFetchFailuresTotal.inc({ provider }, 0);
     for (const { listen, tls } of doors) {
       if (listen === null || !tls.certificate) continue;
       const { validToDate } = new X509Certificate(tls.certificate);

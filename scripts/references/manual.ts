@@ -1,5 +1,5 @@
-import { type CommandNode, flattened } from './command-tree.ts';
-import { ExitCode } from './exit-codes.ts';
+import { type CommandNode, flattened } from '../../src/cli/command-tree.ts';
+import { ExitCode } from '../../src/cli/exit-codes.ts';
 
 /** What each exit status says, in the words of docs/cli.md. */
 const EXIT_STATUS: Readonly<Record<keyof typeof ExitCode, string>> = {
