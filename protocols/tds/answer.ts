@@ -25,9 +25,10 @@ export class AnswerReader implements ResponseListener {
   constructor(connection: Connection, endCall: (outcome: Outcome, request: Request) => void) {
     this.#connection = connection;
     this.#endCall = endCall;
-    const { facts, options, wide } = connection;
+    const { facts, options, wide, collated } = connection;
     this.#walker = new ResponseWalker(this, {
       wide,
+      collated,
       columnEncryption: facts.features.columnEncryption,
       dataClassification: facts.features.dataClassification,
       names: options.columns,

@@ -16,6 +16,8 @@ export interface Connection {
   readonly facts: SessionFacts;
   /** TDS 7.2 or later. */
   readonly wide: boolean;
+  /** TDS 7.1 or later. */
+  readonly collated: boolean;
   readonly handles: KnownHandles;
   transaction: TransactionState;
   database: string | null;

@@ -10,6 +10,12 @@ export class Cursor {
   position = 0;
   end = 0;
   short = false;
+  /** TYPE_INFO of text names a collation: from TDS 7.1 on. */
+  readonly collated: boolean;
+
+  constructor(collated = true) {
+    this.collated = collated;
+  }
 
   set(bytes: Buffer, position: number, end: number): this {
     this.bytes = bytes;

@@ -16,6 +16,7 @@ export interface Column {
 export interface ColumnOptions {
   /** From TDS 7.2 on, user types are four bytes and table names come in parts. */
   readonly wide: boolean;
+  readonly collated: boolean;
   readonly columnEncryption: boolean;
   readonly names: boolean;
 }

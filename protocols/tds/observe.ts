@@ -17,6 +17,7 @@ export function observe(sink: Sink, options: ObserveOptions, facts: SessionFacts
     options,
     facts,
     wide,
+    collated: versionAtLeast(facts.version, '7.1'),
     handles: { prepared: new Handles(), cursors: new Handles() },
     // Before TDS 7.2 servers do not tell when a transaction begins or ends.
     transaction: facts.inTransaction ? 'active' : wide ? 'idle' : 'unknown',

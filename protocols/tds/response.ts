@@ -72,7 +72,7 @@ type Expecting =
 export class ResponseWalker {
   readonly #listener: ResponseListener;
   readonly #options: WalkOptions;
-  readonly #cursor = new Cursor();
+  readonly #cursor: Cursor;
   readonly #value = new ValueWalker();
   readonly #capture = new ValueCapture();
   readonly #done: Done = { token: 0, status: 0, command: 0, count: 0, rows: null };
@@ -99,6 +99,7 @@ export class ResponseWalker {
   constructor(listener: ResponseListener, options: WalkOptions) {
     this.#listener = listener;
     this.#options = options;
+    this.#cursor = new Cursor(options.collated);
     this.#doneBytes = options.wide ? 13 : 9;
   }
 

@@ -78,12 +78,14 @@ type Expecting =
 export interface CallOptions {
   /** TDS 7.2 and later separate calls by 0xFF (or 0xFE), earlier ones by 0x80. */
   readonly wide: boolean;
+  /** TYPE_INFO of text names a collation: from TDS 7.1 on. */
+  readonly collated: boolean;
   readonly parameters: boolean;
 }
 
 export class CallReader {
   readonly #options: CallOptions;
-  readonly #cursor = new Cursor();
+  readonly #cursor: Cursor;
   readonly #value = new ValueWalker();
   readonly #capture = new ValueCapture();
   readonly #text = new TextCapture();
@@ -108,6 +110,7 @@ export class CallReader {
 
   constructor(options: CallOptions) {
     this.#options = options;
+    this.#cursor = new Cursor(options.collated);
   }
 
   /** Prepares for another message. */

@@ -611,6 +611,37 @@ describe('the end of a session', () => {
   });
 });
 
+describe('TDS 7.0', () => {
+  it('has texts without collations', () => {
+    const { sink, observer } = start({ version: '7.0' });
+    const text = (characters: string) => {
+      const { value } = nvarchar(characters);
+      return { type: Buffer.from([0xe7, 0x40, 0x1f]), value };
+    };
+    observer.client(
+      rpc([call(10, [text('select @a'), text('@a nvarchar(9)'), { name: '@a', ...text('é') }])], {
+        wide: false,
+      }),
+    );
+    observer.server(
+      response(
+        columns([{ name: 'a', type: text('').type }], { wide: false }),
+        row(text('é').value),
+        done(0x10, { command: 0xc1, count: 1, wide: false }),
+      ),
+    );
+    expect(sink.ended).toMatchObject([
+      {
+        text: 'select @a',
+        parameters: [{ name: '@a', type: 'nvarchar(4000)', value: 'é' }],
+        rowsReturned: 1,
+        sample: [['é']],
+        opaque: false,
+      },
+    ]);
+  });
+});
+
 describe('a reset connection', () => {
   it('keeps its bit on the way, and forgets handles and database', () => {
     const { sink, observer } = start({ database: 'shop' });

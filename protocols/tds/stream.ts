@@ -143,13 +143,14 @@ export class Stream implements PacketSink, SegmentSink {
       this.#violated(`a packet of type ${type}, which has no place after sign-in`);
       return false;
     }
-    const { wide, options, handles } = this.#connection;
+    const { wide, collated, options, handles } = this.#connection;
     if (status & RESET && type !== MessageType.bulkLoad) {
       handles.prepared.clear();
       handles.cursors.clear();
     }
     let reader = this.#readers[type];
-    if (reader === undefined) reader = new RequestReader(type, { wide, parameters: options.parameters });
+    if (reader === undefined)
+      reader = new RequestReader(type, { wide, collated, parameters: options.parameters });
     else this.#readers[type] = undefined;
     this.#open = new Request(type, reader);
     this.#open.keepsTransaction = (status & PacketStatus.resetConnectionKeepTransaction) !== 0;

@@ -214,7 +214,8 @@ function textExtent(flavor: Flavor): Extent {
 const COLLATIONS = new Map<number, Buffer>();
 const COLLATIONS_MAX = 1000;
 
-function readCollation(cursor: Cursor): Buffer {
+function readCollation(cursor: Cursor): Buffer | null {
+  if (!cursor.collated) return null;
   const head = cursor.uint32();
   const sortId = cursor.uint8();
   const key = head * 256 + sortId;

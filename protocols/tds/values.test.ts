@@ -25,7 +25,7 @@ function read(parameter: EncodedParameter, cut = Number.POSITIVE_INFINITY): Para
     { name: '@v', ...parameter },
     { name: '@after', ...int(7) },
   ]);
-  const reader = new CallReader({ wide: true, parameters: true });
+  const reader = new CallReader({ wide: true, collated: true, parameters: true });
   const at = Math.min(cut, bytes.length);
   reader.feed(bytes, 0, at);
   reader.feed(bytes, at, bytes.length);
