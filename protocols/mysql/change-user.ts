@@ -23,6 +23,8 @@ export interface ChangeUserRequest {
   readonly user: string;
   readonly reply: Buffer;
   readonly database: string;
+  /** The same as sent, in the charset that it asks for. */
+  readonly databaseBytes: Buffer;
   /** The collation id; null where the packet ends before it. */
   readonly collation: number | null;
   readonly plugin: string;
@@ -36,6 +38,7 @@ export const RESET_ONLY: ChangeUserRequest = {
   user: '',
   reply: Buffer.alloc(0),
   database: '',
+  databaseBytes: Buffer.alloc(0),
   collation: null,
   plugin: '',
   malformed: false,
@@ -62,12 +65,14 @@ export function readChangeUser(fields: Fields, conversation: Conversation): Chan
   const database = fields.untilNul();
   const malformed = fields.short;
   const collation = fields.remaining >= 2 ? fields.uint16() : null;
+  const charset = collation === null ? conversation.charset : charsetOfCollation(collation);
   const plugin =
     capabilities & PLUGIN_AUTH && fields.remaining > 0 ? fields.untilNul().toString('latin1') : '';
   return {
     user,
     reply: Buffer.from(reply),
-    database: conversation.charset.decode(database, 0, Math.min(database.length, 1024)),
+    database: charset.decode(database, 0, Math.min(database.length, 1024)),
+    databaseBytes: Buffer.from(database),
     collation,
     plugin: plugin.slice(0, 64),
     malformed,
@@ -202,7 +207,8 @@ export class ChangeUser {
     if (facts.readOnly) query(READ_ONLY);
     if (!resetOnly) query(`SET NAMES ${charsetNameOf(collation)}, collation_connection = ${collation}`);
     if (!resetOnly && database !== '') {
-      const payload = Buffer.concat([Buffer.of(COM_INIT_DB), Buffer.from(database)]);
+      const asked = this.#request.database === '' ? Buffer.from(database) : this.#request.databaseBytes;
+      const payload = Buffer.concat([Buffer.of(COM_INIT_DB), asked]);
       commands.push({ reply: 'one', payload, shown: `USE ${database}` });
     }
     this.#send(commands, () => this.#finish(collation, database));

@@ -29,6 +29,9 @@ export const COM_BINLOG_DUMP_GTID = 0x1e;
 export const COM_RESET_CONNECTION = 0x1f;
 export const COM_STMT_BULK_EXECUTE = 0xfa;
 
+/** First byte of a semi-synchronous replica's acknowledgement (MySQL source, `plugin/semisync`): no command. */
+export const SEMI_SYNC_ACKNOWLEDGEMENT = 0xef;
+
 /** COM_SET_OPTION's argument that switches several statements in one text off (0 switches them on). */
 export const OPTION_MULTI_STATEMENTS_OFF = 1;
 

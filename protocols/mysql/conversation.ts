@@ -122,6 +122,14 @@ export class Conversation {
     return this.#outstanding >= OUTSTANDING_OPERATIONS_MAX || this.#outstandingBytes >= OUTSTANDING_BYTES_MAX;
   }
 
+  /** The server sends its binary log, or will. */
+  get streaming(): boolean {
+    for (let exchange = this.head; exchange !== null; exchange = exchange.next) {
+      if (exchange.reply === 'stream' && exchange.answer === null) return true;
+    }
+    return false;
+  }
+
   push(exchange: Exchange): void {
     if (this.lost) this.#recover();
     if (this.#tail === null) this.head = exchange;

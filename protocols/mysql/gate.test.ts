@@ -146,6 +146,18 @@ describe('the gate', () => {
     expect(JSON.stringify(seen)).not.toContain('pa55word');
   });
 
+  test('what is sent behind a request for the binary log is recorded as what it is', () => {
+    const { seen } = passes({
+      facts: { allowReplication: true },
+      steps: [
+        { C: Buffer.concat([command(0x12, u32(4), u16(0), u32(2), 'no such log'), query('drop table t')]) },
+        { S: packets(1, error(1236, 'HY000')) },
+        { S: packets(1, ok()) },
+      ],
+    });
+    expect(seen).toMatchObject([{ status: 'error' }, { text: 'drop table t', status: 'ok' }]);
+  });
+
   test('the binary log passes where replication is allowed', () => {
     const { session } = passes({
       facts: { allowReplication: true },

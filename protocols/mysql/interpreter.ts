@@ -75,7 +75,10 @@ export class Interpreter {
     return request;
   }
 
-  /** A fault of ours in reading a command costs its detail, and nothing else. */
+  /**
+   * A fault of ours in reading a command. What only runs a statement that was judged when it was prepared passes, without
+   * its detail; nothing else passes that has not been read.
+   */
   #unreadable(code: number, length: number, error: unknown): void {
     const request = this.#request;
     request.clear();
@@ -83,6 +86,9 @@ export class Interpreter {
     statement.opaque = true;
     request.statement = statement;
     request.exchange = new Exchange(com.replyKind(code), statement);
+    if (code !== com.COM_STMT_EXECUTE && code !== com.COM_STMT_BULK_EXECUTE && code !== com.COM_STMT_FETCH) {
+      request.refused = { code: ERROR_CODES.internal, message: 'Sallyport could not read this command' };
+    }
     this.#conversation.sink.note({
       kind: 'opaque',
       reason: `a command could not be read: ${(error as Error).message}`,
@@ -107,6 +113,10 @@ export class Interpreter {
         break;
       case com.COM_QUIT:
         this.#conversation.leaving = 'client';
+        break;
+      case com.SEMI_SYNC_ACKNOWLEDGEMENT:
+        // Of a replica, while it is sent the binary log. It has no reply.
+        if (!this.#conversation.streaming) this.#command(code, bytes, start, end);
         break;
       case com.COM_STMT_CLOSE:
       case com.COM_STMT_RESET:

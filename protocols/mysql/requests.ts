@@ -15,8 +15,7 @@ import { ERROR_CODES, type ErrorCode, refusalText } from './refuse.ts';
  *
  *   command ──whole──▶ decide ──▶ pass (begin, queue, toServer) │ refuse (queue our answer) │ hold
  *      │ longer than INSPECT_BYTES_MAX: decided on its head, then its rest streams
- *      ├─ file: the server has asked for a file; packets pass unread until an empty one
- *      ├─ stream: the server sends its binary log; the client's acknowledgements pass unread
+ *      ├─ unread: the server has asked for a file; packets pass as its content until an empty one
  *      └─ blocked: a held statement, or a COM_CHANGE_USER whose answer is being worked out; what comes is kept unread
  *
  * All commands of one chunk that pass go to the server in one piece.
@@ -165,11 +164,9 @@ export class Requests implements ChangeUserPort {
     this.#conversation.sink.toServer(whole ? chunk : chunk.subarray(from, to));
   }
 
-  /** What the server wants next is no command: a file's content, or acknowledgements of its binary log. */
+  /** What the server wants next is no command: a file's content. */
   #unreadFollows(): boolean {
-    const { file, head } = this.#conversation;
-    const streaming = head !== null && head.reply === 'stream' && head.answer === null;
-    if (file === null && !streaming) return false;
+    if (this.#conversation.file === null) return false;
     if (this.#piecesBytes > 0) {
       // Bytes of a header that came before we knew: they begin the content.
       const pieces = Buffer.concat(this.#pieces);
@@ -404,7 +401,9 @@ export class Requests implements ChangeUserPort {
         this.#header = 0;
         this.#sequence = byte;
         this.#remaining = this.#length;
-        const statement = this.#exchange?.statement ?? null;
+        const exchange = this.#exchange;
+        if (exchange !== null) exchange.sequence = (byte + 1) & 0xff;
+        const statement = exchange?.statement ?? null;
         if (statement !== null) statement.bytesSent += HEADER_BYTES + this.#length;
       }
       if (this.#remaining === 0 && this.#header === 0 && this.#length < PACKET_PAYLOAD_BYTES_MAX) {
@@ -421,8 +420,7 @@ export class Requests implements ChangeUserPort {
       conversation.sequence = (this.#sequence + 1) & 0xff;
       const empty = this.#length === 0 && !this.#continued;
       this.#length = 0;
-      if (conversation.file === null) this.#state = 'command';
-      else if (empty) {
+      if (empty) {
         endOfFile(conversation);
         this.#state = 'command';
       }

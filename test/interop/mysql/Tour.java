@@ -101,6 +101,10 @@ public class Tour {
     cancel(connection);
     if (connection instanceof com.mysql.cj.jdbc.JdbcConnection) {
       com.mysql.cj.jdbc.JdbcConnection own = (com.mysql.cj.jdbc.JdbcConnection) connection;
+      try (Statement statement = connection.createStatement()) {
+        ((com.mysql.cj.jdbc.JdbcStatement) statement).setAttribute("trace", "tour-1");
+        statement.executeQuery("SELECT 'with an attribute'");
+      }
       own.changeUser("app", "");
       rows(connection, "changed", "SELECT CURRENT_USER(), DATABASE()");
       own.resetServerState();

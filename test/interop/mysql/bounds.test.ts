@@ -33,7 +33,7 @@ beforeAll(async () => {
   );
   gateway = await startTestGateway({
     engine: mysql,
-    settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' },
+    settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' as const },
     servers: [{ host: server.host, port: server.port }],
     username: 'raw',
     password: null,
@@ -171,7 +171,7 @@ describe('ends', () => {
   test('a session that is idle too long: what the client is told is the reply to its next command', async () => {
     const idle = await startTestGateway({
       engine: mysql,
-      settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' },
+      settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' as const },
       servers: [{ host: server.host, port: server.port }],
       username: 'raw',
       password: null,

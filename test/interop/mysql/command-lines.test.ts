@@ -320,7 +320,7 @@ describe('sysbench', () => {
     );
     gateway = await startTestGateway({
       engine: mysql,
-      settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' },
+      settings: { ...MYSQL_SETTINGS, flavor: 'mariadb' as const },
       servers: [{ host: server.host, port: server.port }],
       username: 'app',
       password: null,

@@ -148,7 +148,7 @@ for (const family of FAMILIES) {
       await server?.stop();
     });
 
-    test.each(DRIVERS)('$name', async ({ run, onlyThrough }) => {
+    test.each(DRIVERS)('$name', async ({ name, run, onlyThrough }) => {
       await server.run('truncate table lab.batch');
       const direct = onlyThrough && family.flavor === 'mysql' ? null : await run(server.port, family.flavor);
       await server.run('truncate table lab.batch');
@@ -159,6 +159,12 @@ for (const family of FAMILIES) {
       await gateway.recorder.until(() => sessions.every(({ end_ }) => end_ !== null));
       expect(sessions.length).toBeGreaterThan(0);
       compare(sessions, server.generalLog());
+      if (name === 'Connector/J' && family.flavor === 'mysql') {
+        const named = sessions
+          .flatMap(({ statements }) => statements)
+          .flatMap(({ parameters }) => parameters ?? []);
+        expect(named).toContainEqual({ name: 'trace', type: expect.any(String), value: 'tour-1' });
+      }
       for (const session of sessions) {
         expect(session.notes.filter(({ kind }) => kind === 'opaque')).toEqual([]);
         // A command longer than what is inspected has parameters that were not seen.
