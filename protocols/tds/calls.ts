@@ -81,12 +81,13 @@ function namesOf(call: Call, source: Prepared | null): readonly string[] {
   return call.definition === null ? (source?.names ?? []) : declaredNames(call.definition);
 }
 
-/** What a handle that comes back from this call stands for. */
-export function preparedBy(call: Call, statement: Statement, source: Prepared | null): Prepared {
+/** What a handle that comes back from this call stands for: the text as it came, which an event may have cut. */
+export function preparedBy(call: Call, source: Prepared | null): Prepared {
+  const text = call.text;
   return {
-    text: statement.text,
-    textBytes: statement.textBytes,
-    textSha256: statement.textSha256,
+    text: text?.text ?? source?.text ?? null,
+    textBytes: text?.bytes ?? source?.textBytes ?? 0,
+    textSha256: text?.sha256 ?? source?.textSha256 ?? null,
     names: namesOf(call, source),
     layout: null,
   };

@@ -131,7 +131,7 @@ export class Outcome {
     const role = call === null ? null : outputRole(call, position);
     if (call !== null && (role === 'prepared' || role === 'cursor')) {
       if (raw === null || raw === 0) return;
-      this.#created ??= preparedBy(call, this.statement, this.source);
+      this.#created ??= preparedBy(call, this.source);
       this.#created.layout = this.#layout;
       if (role === 'prepared') handles.prepared.remember(raw, this.#created);
       else handles.cursors.remember(raw, this.#created);

@@ -306,6 +306,22 @@ describe('the gate', () => {
     ]);
   });
 
+  it('sees a long prepared statement whole each time that it runs', () => {
+    const { sink, observer } = start();
+    const text = `SELECT 1 -- ${'x'.repeat(100_000)}`;
+    observer.client(rpc([call(11, [{ status: 1, ...int(null) }, nvarchar(''), nvarcharMax(text)])]));
+    observer.server(response(returnStatus(0), returnValue('', int(5)), done(0, { token: 0xfe })));
+    observer.client(rpc([call(12, [int(5)])]));
+    expect(sink.judged).toEqual([text, text]);
+    const [first, second] = sink.statements;
+    expect(second).toMatchObject({
+      text: first!.text,
+      textBytes: text.length,
+      textSha256: first!.textSha256,
+    });
+    expect(first!.text!.length).toBe(STATEMENT_TEXT_BYTES_MAX);
+  });
+
   it('is not shown a SELECT where its cursor changes rows', () => {
     const { sink, observer } = start();
     observer.client(rpc([call(2, [{ status: 1, ...int(null) }, nvarchar('select * from t')])]));
