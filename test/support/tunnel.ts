@@ -8,6 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { hashPassword } from '../../src/access/passwords.ts';
 import { GatewayClient } from '../../src/cli/gateway-client.ts';
 import { loginAnswer } from '../../src/http/contract/api.ts';
+import type { AuditJournalEvent } from '../../src/recording/events.ts';
+import { followJournal } from '../../src/recording/follow.ts';
+import { identitiesIn, LOCAL_KEY_FILE } from '../../src/recording/keys.ts';
 import type { Issued } from './certificates.ts';
 import { freePort } from './postgres.ts';
 
@@ -31,6 +34,8 @@ export interface GatewayProcess {
   /** An API client that is logged in as `user`. */
   client(user?: string): Promise<GatewayClient>;
   metric(line: string): Promise<number>;
+  /** Audit events that are in its journal by now. */
+  audits(): Promise<AuditJournalEvent[]>;
   /** Kills it, and removes its files. */
   close(): Promise<void>;
 }
@@ -98,7 +103,10 @@ ${options.resources}
       });
     const client = new GatewayClient({ gateway: url, token: null, ca });
     for (let waited = 0; waited < READY_MS_MAX; waited += POLL_MS) {
-      if (started.exitCode !== null) throw new Error(`the gateway did not start:\n${said}`);
+      if (started.exitCode !== null) {
+        await sleep(POLL_MS);
+        throw new Error(`the gateway did not start:\n${said}`);
+      }
       const isUp = await client.dial().then(
         (socket) => {
           socket.destroy();
@@ -133,12 +141,32 @@ ${options.resources}
       const { token } = await anonymous.post('/login', { user, password: PASSWORD }, loginAnswer);
       return new GatewayClient({ gateway: url, token, ca });
     },
+    audits: () => readAudits(join(folder, 'data')),
     metric: (line) => readMetric(url, ca, line),
     close: async () => {
       await kill('SIGKILL');
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** A journal without news for this long is taken to be read. */
+const JOURNAL_QUIET_MS = 400;
+
+async function readAudits(dataDirectory: string): Promise<AuditJournalEvent[]> {
+  const key = join(dataDirectory, LOCAL_KEY_FILE);
+  const abort = new AbortController();
+  const quiet = setTimeout(() => abort.abort(), JOURNAL_QUIET_MS);
+  const audits: AuditJournalEvent[] = [];
+  for await (const { event } of followJournal(
+    dataDirectory,
+    identitiesIn(readFileSync(key, 'utf8'), key),
+    abort.signal,
+  )) {
+    quiet.refresh();
+    if (event.type === 'audit') audits.push(event);
+  }
+  return audits;
 }
 
 async function readMetric(url: string, ca: string | undefined, line: string): Promise<number> {
@@ -168,12 +196,18 @@ export interface Person {
   readonly environment: Readonly<Record<string, string>>;
   /** Runs a command to its end. */
   run(args: readonly string[], options?: RunOptions): Promise<Outcome>;
+  /** Starts a command and leaves it running. */
+  start(args: readonly string[], options?: RunOptions): ChildProcess;
   /** Opens a tunnel and waits until it is there. */
   tunnel(args: readonly string[], options?: RunOptions): Promise<TunnelProcess>;
   remove(): void;
 }
 
 export interface RunOptions {
+  /** What the command is started by: `ip netns exec NAME`. */
+  readonly through?: readonly string[];
+  /** In a process group of its own, so that a signal can be sent to all of it, as a terminal does. */
+  readonly detached?: boolean;
   readonly environment?: Readonly<Record<string, string | undefined>>;
   readonly input?: string;
 }
@@ -237,6 +271,7 @@ export async function makePerson(
     home,
     environment,
     run: (args, run) => runCommand(args, environment, run),
+    start: (args, run = {}) => launch(args, environment, run),
     tunnel: (args, run) => startTunnel(args, environment, run),
     remove: () => rmSync(home, { recursive: true, force: true }),
   };
@@ -247,7 +282,9 @@ function launch(
   environment: Readonly<Record<string, string>>,
   options: RunOptions,
 ): ChildProcess {
-  return spawn(process.execPath, [MAIN, ...args], {
+  const [file, ...rest] = [...(options.through ?? []), process.execPath, MAIN, ...args];
+  return spawn(file!, rest, {
+    detached: options.detached ?? false,
     stdio: ['pipe', 'pipe', 'pipe'],
     env: { ...process.env, ...environment, ...options.environment },
   });
