@@ -223,6 +223,7 @@ export class Pipeline {
       await this.#sealer.finish();
       this.#indexer?.flush();
       await this.#uploader.run(true);
+      this.#sealer.release(true);
     } catch (error) {
       // The next start finishes what is left.
       this.#log.error({ error: (error as Error).message }, 'recordings could not be finished');
@@ -246,6 +247,7 @@ export class Pipeline {
       this.#eventsRead += await this.#sealer.poll();
       this.#indexer?.flush();
       await this.#uploader.run();
+      this.#sealer.release();
       await this.#retain();
       if (this.#recovered) this.#releaseFormer();
       this.#error = null;

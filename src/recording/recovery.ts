@@ -27,6 +27,7 @@ export async function recoverJournal(
     if (bootKey !== null) {
       const sealer = new Sealer({ ...options, boot, bootKey, resumed: true });
       await sealer.finish();
+      sealer.release(true);
       recovered.sealed.push(boot);
     } else {
       await bundle(boot, options);

@@ -147,6 +147,7 @@ describe('sealing', () => {
           const sealer = new Sealer(it.options({ compression, partBytesMax: 50_000 }));
           await sealer.finish();
           await it.upload();
+          sealer.release(true);
           for (const id of ids) expect(await stored(it, id)).toEqual(ofSession(truth, id));
           expect((await stored(it, it.journal.boot)).map(({ type }) => type)).toContain('journal');
           expect(listSegments(it.journal.directory)).toEqual([]);
@@ -170,6 +171,7 @@ describe('sealing', () => {
       now += 61_000;
       await sealer.poll();
       await it.upload();
+      sealer.release();
     }
     expect(listSegments(it.journal.directory).length).toBe(1);
     record.close({ reason: 'killed', detail: null, bytesSent: 0, bytesReceived: 0 });
@@ -337,7 +339,9 @@ describe('after a crash', () => {
       await step(statement);
       now += 61_000;
       await step(async () => void (await sealer.poll()));
+      if (round === 1) await step(() => sealer.release());
       await step(() => live.upload());
+      await step(() => sealer.release());
     }
     await live.journal.close();
     sealer.close();

@@ -156,13 +156,12 @@ export class Sealer {
       if (reads % 64 === 0) await turn();
     }
     await this.#sealDue();
-    this.release();
     return events;
   }
 
   /**
-   * Seals everything, for a boot that is over. Sessions that have no end on record get one: `interrupted`. Removes the
-   * boot's segments.
+   * Seals everything, for a boot that is over. Sessions that have no end on record get one: `interrupted`. What is left
+   * to do is to `release` the boot's segments.
    */
   async finish(): Promise<void> {
     await this.poll(true);
@@ -171,7 +170,6 @@ export class Sealer {
         await this.#interrupt(state, 'the gateway stopped while the session was open');
     }
     await this.#finishGateway();
-    this.release(true);
     this.#reader.close();
   }
 
@@ -202,13 +200,10 @@ export class Sealer {
     }
   }
 
-  /** Seals all that is open, as when the gateway is about to stop and wants little left to finish. */
-  async sealAll(): Promise<void> {
-    for (const state of this.#sessions.values()) if (state.open !== null) await this.#seal(state, 'open');
-    this.release();
-  }
-
-  /** Removes the segments whose every event lies in sealed parts on disk. */
+  /**
+   * Removes the segments whose every event lies in sealed parts. Parts that the store has not taken are synced first: to
+   * call it behind the store saves that.
+   */
   release(all = false): void {
     const { journalDirectory, boot } = this.#options;
     let needed = all ? Number.POSITIVE_INFINITY : this.#reader.segment;
