@@ -100,7 +100,7 @@ function roundTripTable(
   )}`;
 }
 
-async function select(
+export async function select(
   peer: Peer,
   backend: Backend,
   mode: 'simple' | 'prepared',
@@ -120,6 +120,9 @@ async function select(
       { env: environment(peer) },
     );
     const cpu = before === null ? { user: 0, system: 0 } : cpuSince(peer.pids, before);
+    // On a machine that is busy with other things, a short run may not get to its first answer.
+    if (!/^tps = /m.test(output))
+      throw new Error(`pgbench finished nothing in ${seconds} s: give it more --seconds`);
     const transactions = Number(/number of transactions actually processed: (\d+)/.exec(output)![1]);
     const latencies = readdirSync(folder)
       .flatMap((name) => readFileSync(join(folder, name), 'utf8').trim().split('\n'))
@@ -311,7 +314,7 @@ function client(peer: Peer, backend: Backend): pg.Client {
   return one;
 }
 
-async function prepared(
+export async function prepared(
   settings: Record<string, string | number> = {},
 ): Promise<{ server: PostgresServer; backend: Backend }> {
   const server = await startPostgres({

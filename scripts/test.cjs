@@ -29,7 +29,10 @@ if (!quick) {
 step('types', 'tsc', ['-p', 'tsconfig.json', '--noEmit']);
 step('style', 'biome', ['check', '.']);
 suite('unit');
-if (!quick) suite('interop');
+if (!quick) {
+  suite('interop');
+  step('bench guard', 'node', [join(root, 'bench', 'guard.ts')]);
+}
 finish(0);
 
 function step(name, command, args) {
