@@ -6,13 +6,14 @@ import { type ChannelTls, limitedContext, StreamChannel } from '../../src/gatewa
 import { type Authority, type Issued, makeAuthority } from '../../test/support/certificates.ts';
 import { acceptLogin, type DoubleLogin, type DoubleOptions } from '../../test/support/tds-double/login.ts';
 import { type MemorySignInOptions, startSignIn } from '../../test/support/tds-entry.ts';
-import { CLIENT_PASSWORD, formsOf, loginPayload } from '../../test/support/tds-peers.ts';
+import { CLIENT_PASSWORD, formsOf, loginPayload, type ScriptedLogin } from '../../test/support/tds-peers.ts';
 import type { TlsMode } from '../channel.ts';
 import type { Credentials, TdsSettings } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import { Secret } from '../secret.ts';
 import { tds } from './engine.ts';
 import type { LoginRejected } from './errors.ts';
+import { buildFedAuth } from './features.ts';
 import { greetServer, type LoginResult, signIn as signInTo } from './login.ts';
 import { parseLogin7, scramble, utf16 } from './login7.ts';
 import { buildMessage } from './messages.ts';
@@ -291,25 +292,34 @@ describe('a launch token as the password', () => {
   );
 
   it('that is no text is a wrong one', async () => {
-    const seen = nothingSeen();
+    const change = (payload: Buffer): void => {
+      // Half a surrogate pair in place of the password's first character.
+      scramble(Buffer.from('00d8', 'hex')).copy(payload, payload.readUInt16LE(44));
+    };
+    expect(await proofs({ change })).toEqual([{ method: 'token', valid: false }]);
+  });
+
+  it('may come as the client’s access token', async () => {
+    const features = [buildFedAuth(utf16('token'), false)];
+    expect(await proofs({ features })).toEqual([{ method: 'token', valid: true }]);
+  });
+
+  /** What a client proves that sends this LOGIN7 over TDS 8.0, where `token` is right. */
+  async function proofs(options: ScriptedLogin): Promise<unknown> {
     const started = startSignIn({
       clientTls: listener(),
       serverTls: toServer(),
       settings: SETTINGS,
       challenge: { method: 'token', verifier: verifier('token') },
-      server: double({}, seen),
+      server: double({}, nothingSeen()),
     });
     const channel = new StreamChannel(started.client, 'server', { host: 'gateway', port: 1433 }, toServer());
     await channel.connectTls({ alpn: ['tds/8.0'] });
-    const change = (payload: Buffer): void => {
-      // Half a surrogate pair in place of the password's first character.
-      scramble(Buffer.from('00d8', 'hex')).copy(payload, payload.readUInt16LE(44));
-    };
     channel.write(buildMessage(0x12, buildPrelogin(2, false), 4096));
-    channel.write(buildMessage(0x10, loginPayload({ change, database: 'testdb' }), 4096));
+    channel.write(buildMessage(0x10, loginPayload({ ...options, database: 'testdb' }), 4096));
     await started.outcome;
-    expect(started.proofs).toEqual([{ method: 'token', valid: false }]);
-  });
+    return started.proofs;
+  }
 
   it('goes to the gateway as it is, where only that can judge it', async () => {
     const bearer = `e30.${'a'.repeat(900)}.sig`;
