@@ -2,6 +2,11 @@
 {{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- /* The service that gives single pods a name. */ -}}
+{{- define "sallyport.pods" -}}
+{{- printf "%s-pods" (include "sallyport.name" . | trunc 58 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "sallyport.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
