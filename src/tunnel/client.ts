@@ -46,8 +46,8 @@ export interface TunnelEvents {
   lost(why: string): void;
   back(): void;
   draining(): void;
-  /** Another user of this machine tried to use the tunnel. `uid` is null where it is not known. */
-  refusedLocally(uid: number | null): void;
+  /** Another user of this machine tried to use the tunnel. */
+  refusedLocally(uid: number): void;
   /** A local connection could not be carried. */
   failed(why: string): void;
   /** The tunnel has ended, and not because `close` was called. */
@@ -74,7 +74,7 @@ export class Tunnel {
   #waiting = 0;
   #dialling = 0;
   readonly #queue: (() => void)[] = [];
-  #refusedUid: number | null = null;
+  #refusedUid = 0;
   #refusedCount = 0;
   #refusedTimer: NodeJS.Timeout | null = null;
   #emptied: (() => void) | null = null;
@@ -232,6 +232,11 @@ export class Tunnel {
   async #carry(local: Socket): Promise<void> {
     if (this.#checksPeers) {
       const uid = await this.#peers.owner(local);
+      // Whoever is gone already can be neither asked nor told.
+      if (uid === null) {
+        local.destroy();
+        return;
+      }
       if (uid !== process.getuid?.()) {
         this.#refusedLocally(uid);
         this.#refuse(local, 'this tunnel belongs to another user of this machine', 'Open one of your own.');
@@ -278,7 +283,7 @@ export class Tunnel {
   }
 
   /** The person is told at once, the gateway from time to time. */
-  #refusedLocally(uid: number | null): void {
+  #refusedLocally(uid: number): void {
     this.#options.events.refusedLocally(uid);
     this.#refusedUid = uid;
     this.#refusedCount += 1;

@@ -63,7 +63,7 @@ export const tunnelMessage = z.discriminatedUnion('type', [
   /** Somebody else on the person's machine tried to use it, `count` times since this was last said. */
   z.object({
     type: z.literal('local_refused'),
-    uid: z.number().int().nullable(),
+    uid: z.number().int(),
     count: z.number().int().positive(),
   }),
 ]);

@@ -49,22 +49,22 @@ test.runIf(isLinux)('many at once are all answered', async () => {
   for (const { close } of all) close();
 });
 
-test('takes the owner of the far end alone, and only while it is connected', async () => {
+test('takes the owner of the far end alone, and only while its process has it open', async () => {
   const { socket, close } = await accepted('127.0.0.1');
   const folder = mkdtempSync(join(tmpdir(), 'sallyport-peers-'));
   const hex = (port: number): string => port.toString(16).toUpperCase().padStart(4, '0');
   const far = `0100007F:${hex(socket.remotePort!)}`;
   const near = `0100007F:${hex(socket.localPort!)}`;
-  const table = (state: string): string =>
+  const table = (inode: number): string =>
     [
       '  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode',
       `   0: ${near} ${far} 01 00000000:00000000 00:00000000 00000000     7        0 1 1`,
-      `   1: ${far} ${near} ${state} 00000000:00000000 00:00000000 00000000  1234        0 2 1`,
+      `   1: ${far} ${near} 05 00000000:00000000 00:00000000 00000000  1234        0 ${inode} 1`,
     ].join('\n');
   const path = join(folder, 'tcp');
-  writeFileSync(path, table('01'));
+  writeFileSync(path, table(2));
   expect(await new Peers([path]).owner(socket)).toBe(1234);
-  writeFileSync(path, table('06'));
+  writeFileSync(path, table(0));
   expect(await new Peers([path]).owner(socket)).toBeNull();
   expect(await new Peers([join(folder, 'missing')]).owner(socket)).toBeNull();
   expect(await new Peers([join(folder, 'missing')]).tells()).toBe(false);

@@ -27,7 +27,7 @@ export class Peers {
     }
   }
 
-  /** The user id of the process at the other end of a loopback connection; null where it is not known (any more). */
+  /** The user id of the process at the other end of a loopback connection; null when that end is closed already. */
   async owner(socket: Socket): Promise<number | null> {
     const { localAddress, localPort, remoteAddress, remotePort } = socket;
     if (localAddress === undefined || remoteAddress === undefined) return null;
@@ -49,9 +49,6 @@ export class Peers {
   }
 }
 
-/** State 01: established. Others (closing, waiting) have no owner any more, and say 0. */
-const ESTABLISHED = '01';
-
 async function readTable(path: string, owners: Map<string, number>): Promise<void> {
   const file = await open(path);
   try {
@@ -61,8 +58,9 @@ async function readTable(path: string, owners: Map<string, number>): Promise<voi
       if (text.length > SOCKET_TABLE_BYTES_MAX) throw new Error(`${path} is too large`);
     }
     for (const line of text.split('\n').slice(1)) {
-      const [, local, remote, state, , , , uid] = line.trim().split(/\s+/);
-      if (local === undefined || remote === undefined || uid === undefined || state !== ESTABLISHED) continue;
+      const [, local, remote, , , , , uid, , inode] = line.trim().split(/\s+/);
+      // An end that its process has closed has no inode any more, and says user 0 whoever it was.
+      if (local === undefined || remote === undefined || uid === undefined || inode === '0') continue;
       owners.set(`${canonical(local)} ${canonical(remote)}`, Number(uid));
     }
   } finally {
