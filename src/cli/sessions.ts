@@ -84,7 +84,7 @@ async function tail(
   const began = Date.now();
   const teller = new Teller();
   for await (const { event, session: id } of followJournal(access.dataDir, access.identities, abort.signal)) {
-    if (event.type === 'journal') continue;
+    if (event.type === 'journal' || event.type === 'frame') continue;
     if (wanted !== undefined && !(id ?? '').startsWith(wanted)) continue;
     const old = options.fromStart !== true && Date.parse(event.at) < began - 1000;
     const text = teller.tell(event);

@@ -171,6 +171,12 @@ export const resourceRecordingSchema = z
       .max(1000)
       .default(0)
       .describe('Record the first rows of each result. 0 leaves row data unread.'),
+    raw_frames: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Record every byte of both directions too, for forensics (`recordings export --format pcapng`). Nothing in them is masked, and they take as much room as the traffic.',
+      ),
     masks: z
       .array(mask)
       .default([])

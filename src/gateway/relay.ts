@@ -204,6 +204,7 @@ export class Relay implements Sink, Waiter {
   readonly #onClientData = (chunk: Buffer): void => {
     if (this.#parting !== null || this.#closed) return;
     this.#touched = true;
+    this.#port.record.frame?.('client', chunk);
     const observer = this.observer;
     observer.client(chunk);
     this.#commit();
@@ -213,6 +214,7 @@ export class Relay implements Sink, Waiter {
 
   readonly #onServerData = (chunk: Buffer): void => {
     this.#touched = true;
+    this.#port.record.frame?.('server', chunk);
     const observer = this.observer;
     const wasBusy = observer.busy;
     observer.server(chunk);

@@ -113,6 +113,15 @@ export const noteSchema = z.strictObject({
   note: z.looseObject({ kind: z.string() }),
 });
 
+export const frameSchema = z.strictObject({
+  type: z.literal('frame'),
+  session,
+  at,
+  from: z.enum(['client', 'server']),
+  bytes: z.number(),
+  data: z.string().describe('Base64. Nothing in it is masked.'),
+});
+
 export const sessionEndedSchema = z.strictObject({
   type: z.literal('session_ended'),
   session,
@@ -160,6 +169,7 @@ export const eventSchema = z.discriminatedUnion('type', [
   statementStartedSchema,
   statementEndedSchema,
   noteSchema,
+  frameSchema,
   sessionEndedSchema,
   auditSchema,
   gapSchema,
@@ -185,6 +195,7 @@ export type EventParameter = z.output<typeof parameterSchema>;
 export type SessionStartedEvent = z.output<typeof sessionStartedSchema>;
 export type StatementStartedEvent = z.output<typeof statementStartedSchema>;
 export type StatementEndedEvent = z.output<typeof statementEndedSchema>;
+export type FrameEvent = z.output<typeof frameSchema>;
 export type NoteEvent = z.output<typeof noteSchema>;
 export type SessionEndedEvent = z.output<typeof sessionEndedSchema>;
 export type AuditJournalEvent = z.output<typeof auditSchema>;

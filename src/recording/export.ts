@@ -1,15 +1,16 @@
 import type { JournalEvent, SessionStartedEvent } from './events.ts';
 import { timeMs } from './events.ts';
+import { pcapng } from './pcapng.ts';
 import { framesOf, statementsOf } from './replay.ts';
 
-export const EXPORT_FORMATS = ['jsonl', 'csv', 'asciicast'] as const;
+export const EXPORT_FORMATS = ['jsonl', 'csv', 'asciicast', 'pcapng'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 
 const TERMINAL_COLUMNS = 120;
 const TERMINAL_ROWS = 40;
 
 /** A session's recording in a form for other programs. */
-export function exportSession(events: readonly JournalEvent[], format: ExportFormat): string {
+export function exportSession(events: readonly JournalEvent[], format: ExportFormat): string | Buffer {
   switch (format) {
     case 'jsonl':
       return jsonLines(events);
@@ -17,6 +18,8 @@ export function exportSession(events: readonly JournalEvent[], format: ExportFor
       return csv(events);
     case 'asciicast':
       return asciicast(events);
+    case 'pcapng':
+      return pcapng(events);
   }
 }
 
@@ -25,7 +28,8 @@ function jsonLines(events: readonly JournalEvent[]): string {
   const statements = new Map(statementsOf(events).map((statement) => [statement.seq, statement]));
   let text = '';
   for (const event of events) {
-    if (event.type === 'statement_ended') continue;
+    // Raw frames are for pcapng.
+    if (event.type === 'statement_ended' || event.type === 'frame') continue;
     const object =
       event.type === 'statement_started' ? { type: 'statement', ...statements.get(event.seq)! } : event;
     text += `${JSON.stringify(object)}\n`;

@@ -9,6 +9,7 @@ import {
 } from '../../protocols/statement.ts';
 import {
   type EventParameter,
+  type FrameEvent,
   type JournalEvent,
   type StatementEndedEvent,
   type StatementStartedEvent,
@@ -25,11 +26,13 @@ import type { AuditEvent, SessionEnd, SessionStart } from './recorder.ts';
  *   statement_started  session 26 | seq u32 | at f64 | kind u8 | flags u8 | text bytes f64 | [text] [sha256] [name] [parameters]
  *   statement_ended    session 26 | seq u32 | at f64 | duration f64 | status u8 | transaction u8 | sent f64 | received f64 |
  *                      flags u16 | [rows returned f64] [rows affected f64 or i64] [tag] [columns] [extra JSON] [text length and sha256] [parameters]
+ *   frame              session 26 | at f64 | from u8 (0 client, 1 server) | bytes to the end
  */
 
 const TYPE_STARTED = 1;
 const TYPE_ENDED = 2;
 const TYPE_JSON = 3;
+const TYPE_FRAME = 4;
 
 const SESSION_BYTES = 26;
 const STARTED_FIXED_BYTES = SESSION_BYTES + 4 + 8 + 1 + 1 + 8;
@@ -208,6 +211,19 @@ export class EventBuffer {
     }
     this.end = at_;
     if (parameters !== null) this.#parameters(parameters);
+    this.#close(begin);
+  }
+
+  frame(session: Buffer, at: number, from: 'client' | 'server', data: Buffer): void {
+    this.reserve(5 + SESSION_BYTES + 9 + data.length);
+    const { bytes } = this;
+    const begin = this.end;
+    bytes[begin + 4] = TYPE_FRAME;
+    bytes.set(session, begin + 5);
+    let at_ = bytes.writeDoubleLE(at, begin + 5 + SESSION_BYTES);
+    bytes[at_++] = from === 'client' ? 0 : 1;
+    bytes.set(data, at_);
+    this.end = at_ + data.length;
     this.#close(begin);
   }
 
@@ -401,7 +417,7 @@ export function splitEvents(payload: Buffer, torn = false): RawEvent[] {
 /** The session an encoded event belongs to, without decoding the rest where that is possible. */
 function sessionOf(bytes: Buffer): string | null {
   const type = bytes[4];
-  if (type === TYPE_STARTED || type === TYPE_ENDED) {
+  if (type === TYPE_STARTED || type === TYPE_ENDED || type === TYPE_FRAME) {
     if (bytes.length < 5 + SESSION_BYTES) throw new FormatError('an event ends within its session');
     return bytes.toString('latin1', 5, 5 + SESSION_BYTES);
   }
@@ -415,6 +431,7 @@ export function decodeEvent(bytes: Buffer): JournalEvent {
   const type = reader.u8('type');
   if (type === TYPE_STARTED) return decodeStarted(reader);
   if (type === TYPE_ENDED) return decodeEnded(reader);
+  if (type === TYPE_FRAME) return decodeFrame(reader);
   if (type !== TYPE_JSON) throw new FormatError(`unknown event type ${type}`);
   try {
     return JSON.parse(bytes.toString('utf8', 5)) as JournalEvent;
@@ -508,6 +525,14 @@ function decodeEnded(reader: EventReader): StatementEndedEvent {
   if ((flags & ENDED_PARAMETERS) !== 0) event.parameters = decodeParameters(reader);
   if ((flags & ENDED_TRUNCATED) !== 0) event.truncated = true;
   return event;
+}
+
+function decodeFrame(reader: EventReader): FrameEvent {
+  const session = reader.session();
+  const at = timeText(reader.f64('at'));
+  const from = reader.u8('from') === 0 ? 'client' : 'server';
+  const data = reader.bytes.subarray(reader.at, reader.end);
+  return { type: 'frame', session, at, from, bytes: data.length, data: data.toString('base64') };
 }
 
 type Extra = Pick<

@@ -55,6 +55,8 @@ export interface JournalOptions {
   readonly log?: JournalLog;
   readonly clock?: JournalClock;
   readonly masker?: Masker;
+  /** Whether the raw frames of a resource's sessions are recorded. Asked when a session starts. */
+  readonly rawFrames?: (resource: string) => boolean;
   readonly segmentBytesMax?: number;
   readonly segmentMsMax?: number;
 }
@@ -223,7 +225,8 @@ export class Journal implements Recorder {
     if (!/^[\x21-\x7e]{26}$/.test(start.session)) throw new RecordingError('a session id has 26 characters');
     this.#sessions.add(start.session);
     this.append(startedEvent(start, this.#now()), start.session);
-    return new JournalSession(this, start, this.#options.masker ?? null);
+    const rawFrames = this.#options.rawFrames?.(start.resource) ?? false;
+    return new JournalSession(this, start, this.#options.masker ?? null, rawFrames);
   }
 
   audit(event: AuditEvent): void {
@@ -258,6 +261,13 @@ export class Journal implements Recorder {
     const now = this.#clock.monotonic();
     const durationUs = Math.round((now - statement.startedAt) * 1000);
     this.#buffer.ended(session, statement, now + this.#offset, durationUs, parameters);
+    this.#appended();
+  }
+
+  /** For the sessions of this journal alone. */
+  frame(session: Buffer, from: 'client' | 'server', bytes: Buffer, id: string): void {
+    if (!this.#room(id)) return;
+    this.#buffer.frame(session, this.#now(), from, bytes);
     this.#appended();
   }
 
@@ -647,12 +657,18 @@ class JournalSession implements SessionRecord {
   #seq = 0;
   #closed = false;
 
-  constructor(journal: Journal, start: SessionStart, masker: Masker | null) {
+  readonly frame: SessionRecord['frame'];
+
+  constructor(journal: Journal, start: SessionStart, masker: Masker | null, rawFrames: boolean) {
     this.id = start.session;
     this.#journal = journal;
     this.#start = start;
     this.#bytes = Buffer.from(start.session, 'latin1');
     this.#masker = masker;
+    if (rawFrames)
+      this.frame = (from, bytes) => {
+        if (!this.#closed) journal.frame(this.#bytes, from, bytes, this.id);
+      };
   }
 
   begin(statement: Statement): void {

@@ -448,7 +448,7 @@ describe('replay and export', () => {
   test('exports are what they say', async () => {
     using directory = new TemporaryDirectory();
     const recorded = await events(directory.path);
-    const lines = exportSession(recorded, 'jsonl')
+    const lines = String(exportSession(recorded, 'jsonl'))
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));
@@ -461,10 +461,10 @@ describe('replay and export', () => {
     ]);
     const { type: _, ...statement } = lines[1];
     expect(statementSchema.parse(statement)).toEqual(statement);
-    const csv = exportSession(recorded, 'csv');
+    const csv = String(exportSession(recorded, 'csv'));
     expect(csv.split('\r\n')[0]).toMatch(/^session,principal/);
     expect(csv).toContain('"SELECT ""a,b""\nFROM missing"');
-    const cast = exportSession(recorded, 'asciicast')
+    const cast = String(exportSession(recorded, 'asciicast'))
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));

@@ -34,6 +34,8 @@ export interface SessionRecord {
   begin(statement: Statement): void;
   end(statement: Statement): void;
   note(note: Note): void;
+  /** Set where raw frames are recorded: bytes as they came, before anything else is done with them. Copied at once. */
+  readonly frame?: ((from: 'client' | 'server', bytes: Buffer) => void) | undefined;
   close(end: SessionEnd): void;
 }
 

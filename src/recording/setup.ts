@@ -18,6 +18,8 @@ const MIB = 1024 * 1024;
 export class Recording {
   readonly journal: Journal;
   readonly #masker: StatementMasker;
+  /** Names of resources whose raw frames are recorded. */
+  readonly #rawFrames: Set<string>;
   readonly #sealing: Sealing;
   readonly #log: Log;
   readonly #spoolBytesMax: number;
@@ -28,6 +30,7 @@ export class Recording {
     const dataDir = config.gateway.data_dir;
     const keys = await loadRecordingKeys(dataDir, recording.recipients);
     const identities = [...keys.identities, ...recoveryIdentities(recording.recovery_identity)];
+    const rawFrames = rawFramesOf(config);
     const masker = new StatementMasker(maskingOf(config.resources));
     const journal = await openJournal({
       dataDir,
@@ -36,10 +39,16 @@ export class Recording {
       durability: recording.durability,
       onFailure: recording.on_failure,
       masker,
+      rawFrames: (resource) => rawFrames.has(resource),
       metrics,
       log,
     });
-    return new Recording(config, { journal, masker, identities, recipients: keys.recipients }, metrics, log);
+    return new Recording(
+      config,
+      { journal, masker, rawFrames, identities, recipients: keys.recipients },
+      metrics,
+      log,
+    );
   }
 
   private constructor(
@@ -47,6 +56,7 @@ export class Recording {
     parts: {
       readonly journal: Journal;
       readonly masker: StatementMasker;
+      readonly rawFrames: Set<string>;
       readonly identities: readonly string[];
       readonly recipients: readonly string[];
     },
@@ -57,6 +67,7 @@ export class Recording {
     const { journal, masker, identities, recipients } = parts;
     this.journal = journal;
     this.#masker = masker;
+    this.#rawFrames = parts.rawFrames;
     this.#log = log;
     this.#spoolBytesMax = recording.spool_limit_mib * MIB;
     const options = {
@@ -104,6 +115,8 @@ export class Recording {
   /** Masks by other rules from now on. All else of `recording` needs a restart. */
   reload(config: Config): void {
     this.#masker.replace(maskingOf(config.resources));
+    this.#rawFrames.clear();
+    for (const resource of rawFramesOf(config)) this.#rawFrames.add(resource);
   }
 
   /** Closes the journal and seals what there is, for at most `deadlineMs`; the next start finishes the rest. */
@@ -123,6 +136,11 @@ export class Recording {
     this.#log.error({ spoolBytes, limit: this.#spoolBytesMax }, 'too many recordings wait for their store');
     this.journal.block(new RecordingError('too many recordings wait on disk for their store'));
   }
+}
+
+function rawFramesOf(config: Config): Set<string> {
+  const resources = Object.entries(config.resources);
+  return new Set(resources.filter(([, { recording }]) => recording.raw_frames).map(([name]) => name));
 }
 
 function recoveryIdentities(path: string | undefined): string[] {

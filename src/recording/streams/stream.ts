@@ -147,6 +147,8 @@ export class Stream {
         read.events.forEach((raw, index) => {
           if (!isAfter([segment, offset, index], after)) return;
           const event = decodeEvent(raw.bytes);
+          // Raw frames are unmasked, and for those who may open recordings.
+          if (event.type === 'frame') return;
           const line = JSON.stringify(event);
           events.push({ event, line });
           bytes += line.length;
