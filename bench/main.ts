@@ -1,5 +1,8 @@
 import { parseArgs } from 'node:util';
+import { fairness } from './fairness.ts';
+import { roundTrips as mysqlRoundTrips } from './mysql.ts';
 import { bulk, idleMemory, roundTrips, signIns } from './postgres.ts';
+import { startup } from './startup.ts';
 
 /**
  * `npm run bench`: every part, into `bench/RESULTS.md`. `npm run bench -- PART…` runs some of them. `--runs`, `--seconds` and
@@ -26,6 +29,9 @@ const PARTS: Readonly<Record<string, () => Promise<void>>> = {
   'postgres:bulk': () => bulk(options),
   'postgres:signins': () => signIns(options),
   'postgres:memory': () => idleMemory(numbers(values.sessions)),
+  'mysql:roundtrips': () => mysqlRoundTrips(options),
+  fairness: () => fairness(options),
+  startup: () => startup(options),
 };
 
 const asked = positionals.length === 0 ? Object.keys(PARTS) : positionals;

@@ -5,7 +5,7 @@ import pg from 'pg';
 import { DEBIAN_BIN, type PostgresServer, startPostgres } from '../test/support/postgres.ts';
 import { digits, median, percentile, table } from './lib/figures.ts';
 import { type Backend, direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
-import { cpuSince, cpuTime, memoryKiB, run } from './lib/process.ts';
+import { cpuSince, cpuTime, mainThreadTime, memoryKiB, run } from './lib/process.ts';
 import { machineText, writeSection } from './lib/results.ts';
 
 export interface BenchOptions {
@@ -23,6 +23,8 @@ interface Sample {
   readonly p99: number;
   readonly user: number;
   readonly system: number;
+  /** Of the thread that relays, in µs a round trip. */
+  readonly main: number;
 }
 
 /** Round trips of a select by primary key: throughput, latency, CPU time of the one in between. */
@@ -84,6 +86,7 @@ function roundTripTable(
     digits(of(peer, 'p99') / of(base, 'p99')),
     peer.pids.length === 0 ? '–' : digits(cpu(peer)),
     peer.pids.length === 0 ? '–' : `${digits(of(peer, 'user'))} + ${digits(of(peer, 'system'))}`,
+    peer.pids.length === 0 ? '–' : digits(of(peer, 'main')),
     peer.pids.length === 0 ? '–' : digits(cpu(peer) / cpu(reference)),
   ]);
   return `### ${title}\n\n${table(
@@ -94,6 +97,7 @@ function roundTripTable(
       'p99 ÷ direct',
       'CPU µs a round trip',
       'user + system',
+      'of it, the relaying thread',
       `CPU ÷ ${reference.name}`,
     ],
     rows,
@@ -110,6 +114,7 @@ export async function select(
   const folder = mkdtempSync(join(tmpdir(), 'sallyport-bench-log-'));
   try {
     const before = peer.pids.length > 0 ? cpuTime(peer.pids) : null;
+    const mainBefore = mainThreadTime(peer.pids);
     const output = await run(
       join(DEBIAN_BIN, 'pgbench'),
       [
@@ -133,6 +138,7 @@ export async function select(
       p99: percentile(latencies, 0.99),
       user: (cpu.user * MICROSECONDS) / transactions,
       system: (cpu.system * MICROSECONDS) / transactions,
+      main: ((mainThreadTime(peer.pids) - mainBefore) * MICROSECONDS) / transactions,
     };
   } finally {
     rmSync(folder, { recursive: true, force: true });

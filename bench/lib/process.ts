@@ -27,6 +27,17 @@ export function cpuTime(pids: readonly number[]): CpuTime {
   return { user, system };
 }
 
+/** CPU time so far of the processes' first threads alone: for Sallyport the one that relays, without the one that seals. */
+export function mainThreadTime(pids: readonly number[]): number {
+  let ticks = 0;
+  for (const pid of pids) {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/stat`, 'utf8');
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    ticks += Number(fields[11]) + Number(fields[12]);
+  }
+  return ticks / TICKS_PER_SECOND;
+}
+
 export function cpuSince(pids: readonly number[], before: CpuTime): CpuTime {
   const now = cpuTime(pids);
   return { user: now.user - before.user, system: now.system - before.system };

@@ -64,6 +64,14 @@ describe('read-only access', () => {
   });
 });
 
+test('a text that could not be read whole is not let pass by the memory of one that could', () => {
+  const gate = statementGate({ ...RULES, readOnly: true });
+  expect(gate(new Statement('query', 'select 1', 8)).action).toBe('allow');
+  const opaque = new Statement('query', 'select 1', 8);
+  opaque.opaque = true;
+  expect(gate(opaque).action).toBe('refuse');
+});
+
 test('a verdict is remembered, and the memory is bounded', () => {
   const gate = statementGate(RULES);
   const first = new Statement('query', "ALTER ROLE app PASSWORD 'x'", 27);

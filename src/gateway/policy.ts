@@ -34,6 +34,8 @@ export function statementGate(rules: StatementRules): (statement: Statement) => 
   return (statement) => {
     const { text } = statement;
     if (text === null) return statement.name === null ? ALLOW : judgeProcedure(statement, rules);
+    // What could not be read whole is judged each time: the same text may stand for something else.
+    if (statement.opaque) return judge(text, statement, rules, dialect);
     const remembered = verdicts.get(text);
     if (remembered !== undefined) return remembered;
     const verdict = judge(text, statement, rules, dialect);
@@ -68,7 +70,7 @@ function judge(text: string, statement: Statement, rules: StatementRules, dialec
   }
   if (rules.readOnly) {
     // What was cut off cannot be judged.
-    const whole = statement.textBytes <= Buffer.byteLength(text);
+    const whole = !statement.opaque && statement.textBytes <= Buffer.byteLength(text);
     if (dialect === 'mysql' && statement.kind === 'command' && COMMANDS_THAT_LOOK.test(text)) return ALLOW;
     if (dialect === 'mysql' && STOPPING_A_QUERY.test(text)) return ALLOW;
     if (!whole || !onlyReads(text, dialect)) {
