@@ -30,6 +30,9 @@ test('docs/man has a page for every command, and no other', async () => {
   const pages = manualPages(commandTree(await makeProgram(() => true)), version);
   expect(readdirSync(new URL('docs/man', root)).sort()).toEqual([...pages.keys()].sort());
   for (const [name, text] of pages) expect(committed(`docs/man/${name}`), name).toBe(text);
+  // npm puts into a manual's place only what is named.
+  const { man } = JSON.parse(committed('package.json')) as { man: string[] };
+  expect(man.sort()).toEqual([...pages.keys()].map((name) => `docs/man/${name}`).sort());
 });
 
 test('docs/cli.md speaks of every command', async () => {
