@@ -23,6 +23,8 @@ const loginSchema = z.object({
   principal: z.string(),
   expires_at: z.string(),
   ca: z.string().optional(),
+  /** Of a balancer before several gateways: the login is known to the one that it leads to. */
+  cookies: z.string().optional(),
 });
 
 /** A login as it is kept on the person's machine. */
@@ -80,16 +82,19 @@ export interface ClientOptions {
   readonly token: string | null;
   /** PEM file of the authorities to trust for the gateway. */
   readonly ca?: string | undefined;
+  /** What a balancer has set before. */
+  readonly cookies?: string | undefined;
 }
 
 /** Calls the gateway's API. */
 export class GatewayClient {
   /** What a balancer between several gateways wants back. */
-  readonly cookies = new Cookies();
+  readonly cookies: Cookies;
   readonly #options: ClientOptions;
 
   constructor(options: ClientOptions) {
     this.#options = options;
+    this.cookies = new Cookies(options.cookies);
   }
 
   get gateway(): string {
@@ -215,7 +220,12 @@ export function gatewayClient(options: GatewayOptions): GatewayClient {
   const login = readLogin();
   if (login === null || (options.gateway !== undefined && options.gateway !== login.gateway))
     throw new Error(`log in first: sallyport login ${options.gateway ?? 'https://GATEWAY:7070'}`);
-  return new GatewayClient({ gateway: login.gateway, token: login.token, ca: login.ca });
+  return new GatewayClient({
+    gateway: login.gateway,
+    token: login.token,
+    ca: login.ca,
+    cookies: login.cookies,
+  });
 }
 
 function parseJson(text: string): unknown {

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:http';
 import { userInfo } from 'node:os';
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { z } from 'zod';
@@ -77,7 +78,8 @@ async function login(address: string | undefined, options: LoginOptions): Promis
     token: answer.token,
     principal: answer.principal,
     expires_at: answer.expires_at,
-    ...(options.ca === undefined ? {} : { ca: options.ca }),
+    ...(options.ca === undefined ? {} : { ca: resolve(options.ca) }),
+    ...(client.cookies.text === '' ? {} : { cookies: client.cookies.text }),
   });
   const roles = answer.roles.length === 0 ? 'no roles' : answer.roles.join(', ');
   console.log(

@@ -4,10 +4,21 @@ const COOKIE_BYTES_MAX = 4096;
 
 /**
  * The cookies of whatever balances between several gateways. Sallyport sets none; a balancer that keeps a person on one
- * gateway does so by a cookie, and everything that belongs to one tunnel has to bring it. One origin, kept in memory.
+ * gateway does so by a cookie, and everything that belongs to one tunnel has to bring it.
+ * One origin.
  */
 export class Cookies {
   readonly #values = new Map<string, string>();
+
+  /** `text` is what `text` was of an earlier one. */
+  constructor(text = '') {
+    this.take(text === '' ? [] : text.split('; '));
+  }
+
+  /** As a `cookie` header has them; empty where there are none. */
+  get text(): string {
+    return [...this.#values].map(([name, value]) => `${name}=${value}`).join('; ');
+  }
 
   /** Takes the `set-cookie` headers of an answer. */
   take(headers: readonly string[] | undefined): void {
@@ -25,7 +36,6 @@ export class Cookies {
 
   /** For a request's headers: `cookie`, or nothing. */
   headers(): { cookie?: string } {
-    if (this.#values.size === 0) return {};
-    return { cookie: [...this.#values].map(([name, value]) => `${name}=${value}`).join('; ') };
+    return this.#values.size === 0 ? {} : { cookie: this.text };
   }
 }
