@@ -106,6 +106,7 @@ export class Pipeline {
   readonly #store: RecordingStore;
   readonly #audit: (event: AuditEvent) => void;
   #retainAfter = 0;
+  #retention: Retention | undefined;
   readonly #uploader: Uploader;
   readonly #index: RecordingIndex | null;
   readonly #indexer: Indexer | null;
@@ -141,6 +142,7 @@ export class Pipeline {
     audit: (event: AuditEvent) => void,
   ) {
     this.#audit = audit;
+    this.#retention = options.retention;
     const { dataDir, gateway, recipients } = options;
     const spoolDirectory = join(dataDir, SPOOL_DIRECTORY);
     this.#options = options;
@@ -191,6 +193,12 @@ export class Pipeline {
       eventsRead: this.#eventsRead,
       streams,
     };
+  }
+
+  /** Keeps recordings by other rules from the next round on. */
+  retain(retention: Retention): void {
+    this.#retention = retention;
+    this.#retainAfter = 0;
   }
 
   start(): void {
@@ -301,7 +309,7 @@ export class Pipeline {
   }
 
   async #retain(): Promise<void> {
-    const { retention } = this.#options;
+    const retention = this.#retention;
     if (retention === undefined || this.#index === null || !retains(retention)) return;
     const now = Date.now();
     if (now < this.#retainAfter) return;

@@ -17,7 +17,10 @@ pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
 
 port.on('message', (message: ToThread) => {
-  if (message.kind !== 'finish') return;
+  if (message.kind === 'retention') {
+    pipeline.retain(message.retention);
+    return;
+  }
   clearInterval(reporting);
   void pipeline.finish().then(() => {
     tell({ kind: 'status', status: pipeline.status });

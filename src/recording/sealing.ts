@@ -2,8 +2,11 @@ import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { PipelineOptions, PipelineStatus } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
+import type { Retention } from './retention.ts';
 
-export type ToThread = { readonly kind: 'finish' };
+export type ToThread =
+  | { readonly kind: 'finish' }
+  | { readonly kind: 'retention'; readonly retention: Retention };
 export type FromThread =
   | { readonly kind: 'status'; readonly status: PipelineStatus }
   | {
@@ -39,7 +42,7 @@ const IDLE: PipelineStatus = {
  * journal's files; when it dies it is started again and goes on where the sealed parts end.
  */
 export class Sealing {
-  readonly #options: PipelineOptions;
+  #options: PipelineOptions;
   readonly #log: SealingLog;
   readonly #reported: (status: PipelineStatus) => void;
   readonly #audit: (event: AuditEvent) => void;
@@ -64,6 +67,12 @@ export class Sealing {
 
   get status(): PipelineStatus {
     return this.#status;
+  }
+
+  /** Keeps recordings by other rules from now on. */
+  retain(retention: Retention): void {
+    this.#options = { ...this.#options, retention };
+    this.#worker?.postMessage({ kind: 'retention', retention } satisfies ToThread);
   }
 
   /**

@@ -112,9 +112,10 @@ export class Recording {
     return presentStatement(this.#masker, session, statement);
   }
 
-  /** Masks by other rules from now on. All else of `recording` needs a restart. */
+  /** What resources say of their recordings, from now on. All else of `recording` needs a restart. */
   reload(config: Config): void {
     this.#masker.replace(maskingOf(config.resources));
+    this.#sealing.retain(retentionOf(config));
     this.#rawFrames.clear();
     for (const resource of rawFramesOf(config)) this.#rawFrames.add(resource);
   }
