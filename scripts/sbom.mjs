@@ -1,23 +1,34 @@
 // Prints a CycloneDX bill of materials of what an installation brings along, from the lock file alone: no network.
+//
+// `npm sbom --omit=dev` leaves out what development packages need too, although it is installed. So npm is shown a package
+// that has no development packages.
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 
-const root = fileURLToPath(new URL('../', import.meta.url));
-const { name } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-const text = execFileSync(
-  'npm',
-  [
-    'sbom',
+const root = new URL('../', import.meta.url);
+const read = (name) => JSON.parse(readFileSync(new URL(name, root), 'utf8'));
+const scratch = mkdtempSync(join(tmpdir(), 'sallyport-sbom-'));
+try {
+  const manifest = read('package.json');
+  const lock = read('package-lock.json');
+  delete manifest.devDependencies;
+  delete lock.packages[''].devDependencies;
+  for (const [path, facts] of Object.entries(lock.packages))
+    if (facts.dev || facts.devOptional) delete lock.packages[path];
+  // npm names the whole after its folder.
+  const folder = join(scratch, manifest.name);
+  mkdirSync(folder);
+  writeFileSync(join(folder, 'package.json'), JSON.stringify(manifest));
+  writeFileSync(join(folder, 'package-lock.json'), JSON.stringify(lock));
+  const args = [
     '--sbom-format=cyclonedx',
     '--sbom-type=application',
-    '--omit=dev',
     '--package-lock-only',
     '--loglevel=error',
-  ],
-  { cwd: root, encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 },
-);
-const sbom = JSON.parse(text);
-// npm takes the folder's name, which is anything in a checkout.
-sbom.metadata.component.name = name;
-console.log(JSON.stringify(sbom, null, 2));
+  ];
+  execFileSync('npm', ['sbom', ...args], { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
