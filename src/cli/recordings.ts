@@ -178,7 +178,7 @@ function sessionJson(row: SessionRow): object {
 
 async function search(words: string[], options: FilterOptions): Promise<void> {
   const access = await openAccess(options);
-  const index = await indexOf(access);
+  const index = await indexOf(access, { statements: true });
   const filter: StatementFilter = {
     ...filterOf(options),
     ...(words.length === 0 ? {} : { text: words.join(' ') }),
@@ -435,9 +435,14 @@ async function sessionId(
 }
 
 /** The gateway's index; where there is none, one made now from what can be read. */
-async function indexOf(access: Access): Promise<SqliteRecordingIndex> {
+async function indexOf(access: Access, needs: { statements?: boolean } = {}): Promise<SqliteRecordingIndex> {
   const index = access.index();
-  if (index !== null) return index;
+  if (index !== null) {
+    // An index of sessions alone does not find statements; who can open recordings can search them all the same.
+    const suffices = needs.statements !== true || index.search({ limit: 1 }).length > 0;
+    if (suffices || access.identities.length === 0) return index;
+    index.close();
+  }
   const made = new SqliteRecordingIndex(':memory:');
   const indexer = new Indexer(made, true);
   for (const [session, parts] of await access.library.allParts()) {

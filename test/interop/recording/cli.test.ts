@@ -128,6 +128,13 @@ describe('recordings', () => {
     );
   });
 
+  test('search without an index of statements reads the recordings themselves', () => {
+    const store = join(directory.path, 'store');
+    const key = join(dataDir, 'recording.key');
+    const found = sallyport('recordings', 'search', 'delete', '--store', store, '-i', key, '--json').output;
+    expect(JSON.parse(found)).toMatchObject({ session: ben, principal: 'ben' });
+  });
+
   test('verify: status 5 and the bad bytes when something was altered, once --all sees what is gone', () => {
     const all = recordings('verify', '--all');
     expect(all.output).toMatch(/3 recordings, .*: all proven/);
