@@ -269,6 +269,7 @@ export class App implements HealthSource {
       targets: behind,
       clientAuth: listener.client_auth,
       principal: listener.principal,
+      ...(listener.client_auth === 'mtls' ? { certificate: listener.certificate } : {}),
       launch: null,
       tls: await this.#tlsOf(listener, engine.name),
       cancelSource: listener.cancel_source,

@@ -1,11 +1,10 @@
-import { randomBytes, type X509Certificate } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Refusal } from '../../protocols/error.ts';
-import { resourcesOf } from '../config/resources.ts';
+import { Refusal } from '../../protocols/error.ts';
 import type { Config } from '../config/schema.ts';
 import type { AuditEvent } from '../recording/recorder.ts';
-import { SqliteState, type State } from '../store/state.ts';
+import { SqliteState, type State, type StoredLaunch } from '../store/state.ts';
 import type { Access } from './access.ts';
 import { Launches } from './launches.ts';
 import { Logins } from './logins.ts';
@@ -22,6 +21,9 @@ const INSTANCE_KEY_FILE = 'instance.key';
 const INSTANCE_KEY_BYTES = 32;
 /** For commands of whoever may read the gateway's own files. Made anew at each start. */
 export const OPERATOR_TOKEN_FILE = 'operator.token';
+
+/** Names under which the product's own doings are on record. */
+const RESERVED_NAMES: ReadonlySet<string> = new Set(['operator', 'gateway']);
 
 /** What `access explain` answers. */
 export interface Explanation {
@@ -51,9 +53,11 @@ export class AccessControl {
   readonly oidc: Oidc;
   #config: Config;
   readonly #ticker: NodeJS.Timeout;
+  readonly #now: () => number;
 
   constructor(config: Config, ports: AccessPorts) {
     this.#config = config;
+    this.#now = ports.now;
     const { data_dir } = config.gateway;
     mkdirSync(data_dir, { recursive: true, mode: 0o700 });
     this.state = new SqliteState(join(data_dir, STATE_FILE));
@@ -68,12 +72,16 @@ export class AccessControl {
       launches: this.launches,
       rules: () => this.rules,
       labels: (resource) => this.labels(resource),
-      certificatePrincipal: (certificate, listener) => this.#certificatePrincipal(certificate, listener),
+      principalOf: (launch) => this.#principalOf(launch),
+      audit: ports.audit,
       instanceKey: instanceKey(join(data_dir, INSTANCE_KEY_FILE)),
       now: ports.now,
     });
     const operatorToken = randomBytes(INSTANCE_KEY_BYTES).toString('base64url');
-    writeFileSync(join(data_dir, OPERATOR_TOKEN_FILE), operatorToken, { mode: 0o600 });
+    const operatorTokenPath = join(data_dir, OPERATOR_TOKEN_FILE);
+    // A file that is there already would keep its mode.
+    rmSync(operatorTokenPath, { force: true });
+    writeFileSync(operatorTokenPath, operatorToken, { mode: 0o600, flag: 'wx' });
     this.logins = new Logins(
       { state: this.state, config: () => this.#config, audit: ports.audit, now: ports.now },
       operatorToken,
@@ -84,6 +92,7 @@ export class AccessControl {
         const reference = this.#config.oidc?.client_secret;
         return reference === undefined ? null : ports.secret(reference);
       },
+      isReserved: (name) => Object.hasOwn(this.#config.users, name) || RESERVED_NAMES.has(name),
       now: ports.now,
     });
     this.#ticker = setInterval(() => this.launches.tick(), TICK_MS);
@@ -102,10 +111,21 @@ export class AccessControl {
     return this.#config.resources[resource]?.labels ?? {};
   }
 
-  /** A principal by name alone, with the roles that the configuration gives it. */
+  /** A principal by name alone, with the roles that the configuration gives it, or else its latest login. */
   principalNamed(name: string): Principal {
     const { users } = this.#config;
-    return { name, roles: Object.hasOwn(users, name) ? users[name]!.roles : [], source: 'password' };
+    if (Object.hasOwn(users, name)) return { name, roles: users[name]!.roles, source: 'password' };
+    const login = this.state.latestLogin(name, this.#now());
+    return { name, roles: login?.roles ?? [], source: 'oidc' };
+  }
+
+  /** Local users have the roles of the configuration as it is now; others those that their sign-in brought. */
+  #principalOf(launch: StoredLaunch): Principal | null {
+    const { principal: name, roles } = launch;
+    const source = launch.source as Principal['source'];
+    if (source !== 'password') return { name, roles, source };
+    const { users } = this.#config;
+    return Object.hasOwn(users, name) ? { name, roles: users[name]!.roles, source } : null;
   }
 
   /** Yes or no, by which rule, on which terms; or why each rule does not fit. */
@@ -114,6 +134,8 @@ export class AccessControl {
     resource: string,
     question: Pick<AccessQuestion, 'database' | 'address' | 'at'>,
   ): Explanation {
+    if (!Object.hasOwn(this.#config.resources, resource))
+      throw new Refusal('not_allowed', `there is no resource "${resource}"`);
     const decision = decide(this.rules, {
       principal,
       resource: { name: resource, labels: this.labels(resource) },
@@ -140,30 +162,6 @@ export class AccessControl {
     clearInterval(this.#ticker);
     this.state.close();
   }
-
-  /** The principal that the listener of `resource` takes a certificate for. */
-  #certificatePrincipal(certificate: X509Certificate, resource: string): Principal | null {
-    const listener = this.#config.listeners.find(
-      (one) => one.client_auth === 'mtls' && resourcesOf(one).includes(resource),
-    );
-    if (listener === undefined) return null;
-    const { principal, roles } = listener.certificate;
-    const name = certificateName(certificate, principal);
-    return name === null ? null : { name, roles, source: 'certificate' };
-  }
-}
-
-/** A name out of a certificate: the common name, or its first alternative name of a kind. Null where there is none. */
-export function certificateName(
-  certificate: X509Certificate,
-  what: 'common_name' | 'email' | 'dns' | 'uri',
-): string | null {
-  if (what === 'common_name') return /^CN=(.+)$/m.exec(certificate.subject)?.[1] ?? null;
-  const kind = { email: 'email', dns: 'DNS', uri: 'URI' }[what];
-  // Node quotes names that could be mistaken for several; such names are taken by nobody.
-  const names = certificate.subjectAltName?.split(', ') ?? [];
-  const found = names.find((name) => name.startsWith(`${kind}:`))?.slice(kind.length + 1);
-  return found === undefined || found.startsWith('"') ? null : found;
 }
 
 /** 32 random bytes of this instance, made at the first start. */

@@ -13,8 +13,16 @@ export interface Visitor {
   readonly principal: string;
   /** The launch of the tunnel that carries this connection; null elsewhere. */
   readonly launch: string | null;
+  /** How a client certificate names its principal, and the roles it brings; null where none is asked for. */
+  readonly certificate: CertificateMapping | null;
   /** What can be reached here. Where there are several, the claim's launch chooses. */
   readonly resources: readonly OfferedResource[];
+}
+
+/** What of a certificate names its principal. */
+export interface CertificateMapping {
+  readonly principal: 'common_name' | 'email' | 'dns' | 'uri';
+  readonly roles: readonly string[];
 }
 
 /**

@@ -12,6 +12,8 @@ export const LAUNCH_MS_DEFAULT = 8 * 3_600_000;
 export const LAUNCH_MS_MAX = 30 * 24 * 3_600_000;
 /** A launch of less is a slip of the pen. Ours. */
 export const LAUNCH_MS_MIN = 10_000;
+/** Launches of one principal that last at once. Ours. */
+const RUNNING_MAX = 1_000;
 /** How long ended launches are remembered. Ours. */
 const REMEMBERED_MS = 90 * 24 * 3_600_000;
 
@@ -69,11 +71,19 @@ export class Launches {
         hint: 'Ask for a time within that.',
       });
     }
+    if (
+      state.launches({ principal: principal.name, running: true, limit: RUNNING_MAX }).length >= RUNNING_MAX
+    ) {
+      throw new Refusal('rate_limited', `${principal.name} has ${RUNNING_MAX} launches already`, {
+        hint: 'End some: sallyport tokens list, sallyport tokens revoke LAUNCH',
+      });
+    }
     const token = request.token ? newToken() : null;
     const launch: StoredLaunch = {
       id: newLaunchId(),
       principal: principal.name,
       roles: principal.roles,
+      source: principal.source,
       resource: resource.name,
       rule: terms.rule,
       createdAt: at,
@@ -110,12 +120,18 @@ export class Launches {
     return launch;
   }
 
-  /** The running launch without token that a principal has for a resource, or null. */
-  runningOf(principal: string, resource: string): StoredLaunch | null {
+  /** The running launch without token that a principal got for a resource by the same kind of proof, or null. */
+  runningOf(principal: Principal, resource: string): StoredLaunch | null {
     const { state, now } = this.#ports;
     const found = state
-      .launches({ principal, running: true, limit: 100 })
-      .find((launch) => launch.resource === resource && launch.verifier === null && launch.expiresAt > now());
+      .launches({ principal: principal.name, running: true, limit: RUNNING_MAX })
+      .find(
+        (launch) =>
+          launch.resource === resource &&
+          launch.source === principal.source &&
+          launch.verifier === null &&
+          launch.expiresAt > now(),
+      );
     return found ?? null;
   }
 
@@ -144,11 +160,11 @@ export class Launches {
     state.purge(now(), now() - REMEMBERED_MS);
   }
 
-  /** Takes a place for a connection; false when the launch has no more. */
-  connect(launch: StoredLaunch): boolean {
-    const count = this.#connections.get(launch.id) ?? 0;
-    if (launch.maxConnections !== null && count >= launch.maxConnections) return false;
-    this.#connections.set(launch.id, count + 1);
+  /** Takes a place for a connection; false when there are `connectionsMax` already. */
+  connect(id: string, connectionsMax: number | null): boolean {
+    const count = this.#connections.get(id) ?? 0;
+    if (connectionsMax !== null && count >= connectionsMax) return false;
+    this.#connections.set(id, count + 1);
     return true;
   }
 
@@ -203,7 +219,6 @@ function decodeVerifier(stored: Readonly<Record<string, string | number>>): Stor
     serverKey: bytes('serverKey'),
     nativeHash: bytes('nativeHash'),
     sha2Hash: bytes('sha2Hash'),
-    sha256: bytes('sha256'),
   };
 }
 

@@ -3,12 +3,14 @@ import { Refusal } from '../../protocols/error.ts';
 import type { Config } from '../config/schema.ts';
 import type { AuditEvent } from '../recording/recorder.ts';
 import type { State } from '../store/state.ts';
-import { Guesses } from './guesses.ts';
+import { Familiar, Guesses, networkOf } from './guesses.ts';
 import { NOBODY_HASH, verifyPassword } from './passwords.ts';
 import type { Principal } from './principal.ts';
 
 const TOKEN_PREFIX = 'sll_';
 const TOKEN_BYTES = 32;
+/** Passwords that are checked at once, each in 19 MiB of memory. Ours. */
+const CHECKS_MAX = 16;
 
 export interface LoginPorts {
   readonly state: State;
@@ -27,36 +29,50 @@ export interface Login {
 
 /**
  * Logins: bearer tokens for the API and tunnels, kept as SHA-256. Roles are those at the time of the login for OpenID, and
- * those of the configuration as it is now for local users, so that taking a role from a user takes effect at once.
+ * those of the configuration as it is now for local users, so that taking a role from a user, or changing the password,
+ * takes effect at once.
  */
 export class Logins {
   readonly #ports: LoginPorts;
   readonly #guesses: Guesses;
+  readonly #familiar: Familiar;
+  #checks = 0;
   /** SHA-256 of the token that the operator's own commands use; it changes at each start. */
   readonly #operator: Buffer;
 
   constructor(ports: LoginPorts, operatorToken: string) {
     this.#ports = ports;
     this.#guesses = new Guesses(ports.now);
+    this.#familiar = new Familiar(ports.now);
     this.#operator = sha256(operatorToken);
   }
 
   /** Throws a `Refusal` `credentials_invalid` or `rate_limited`. Takes as long for users who do not exist. */
   async withPassword(user: string, password: string, address: string): Promise<Login> {
-    if (this.#guesses.isLimited(address) || this.#guesses.isLimited(`user ${user}`)) {
-      this.#audit('login_refused', user, address, 'too many wrong passwords');
+    const guesses = this.#guesses;
+    const account = `user ${user}`;
+    const network = networkOf(address);
+    const isFamiliar = this.#familiar.has(account, network);
+    if (guesses.isLimited(network) || (guesses.isLimited(account) && !isFamiliar))
       throw new Refusal('rate_limited', 'too many wrong passwords; wait a minute');
-    }
+    if (this.#checks >= CHECKS_MAX)
+      throw new Refusal('rate_limited', 'too many people log in at this moment; try again');
+    // Counted ahead: many guesses at once must not all pass before the first is found wrong.
+    const limits = [guesses.wrong(network), guesses.wrong(account)];
     const { users } = this.#ports.config();
     const known = Object.hasOwn(users, user) ? users[user]! : null;
-    const isRight = await verifyPassword(password, known?.password ?? NOBODY_HASH);
+    this.#checks += 1;
+    const isRight = await verifyPassword(password, known?.password ?? NOBODY_HASH).finally(() => {
+      this.#checks -= 1;
+    });
     if (!isRight || known === null) {
-      this.#guesses.wrong(address);
-      this.#guesses.wrong(`user ${user}`);
       this.#audit('login_refused', user, address, 'wrong user name or password');
+      if (limits.includes(true)) this.#audit('guessing_limited', user, address, 'too many wrong passwords');
       throw new Refusal('credentials_invalid', 'wrong user name or password');
     }
-    this.#guesses.right(`user ${user}`);
+    guesses.refund(network);
+    guesses.refund(account);
+    this.#familiar.add(account, network);
     return this.issue({ name: user, roles: known.roles, source: 'password' }, address);
   }
 
@@ -71,6 +87,7 @@ export class Logins {
       principal: principal.name,
       roles: principal.roles,
       source: principal.source,
+      proof: principal.source === 'password' ? this.#proofOf(principal.name) : '',
       createdAt,
       expiresAt,
     });
@@ -84,10 +101,11 @@ export class Logins {
     if (timingSafeEqual(digest, this.#operator)) return { name: 'operator', roles: [], source: 'operator' };
     const login = this.#ports.state.login(digest.toString('hex'));
     if (login === null || login.expiresAt <= this.#ports.now()) return null;
+    const { users, oidc } = this.#ports.config();
+    if (login.source === 'oidc' && oidc === undefined) return null;
     if (login.source !== 'password')
       return { name: login.principal, roles: login.roles, source: login.source as Principal['source'] };
-    const { users } = this.#ports.config();
-    if (!Object.hasOwn(users, login.principal)) return null;
+    if (!Object.hasOwn(users, login.principal) || login.proof !== this.#proofOf(login.principal)) return null;
     return { name: login.principal, roles: users[login.principal]!.roles, source: 'password' };
   }
 
@@ -103,6 +121,12 @@ export class Logins {
 
   isReviewer(principal: Principal): boolean {
     return this.isAdmin(principal) || isAmong(principal, this.#ports.config().api.reviewers);
+  }
+
+  /** What a login by password stands and falls with: another password ends it. */
+  #proofOf(user: string): string {
+    const { users } = this.#ports.config();
+    return sha256(users[user]?.password ?? '').toString('hex');
   }
 
   #audit(action: string, principal: string, clientAddress: string, reason: string | null): void {

@@ -12,6 +12,8 @@ const FLOWS_MAX = 1_000;
 const FLOW_MS_MAX = 10 * 60_000;
 /** One request to the provider. Ours. */
 const REQUEST_SECONDS_MAX = 15;
+/** An answer of the provider is no larger. Ours. */
+const ANSWER_BYTES_MAX = 1024 * 1024;
 /** What is read of the provider is looked at again after this long. Ours. */
 const DISCOVERY_MS_MAX = 3_600_000;
 
@@ -28,6 +30,8 @@ interface Flow {
 export interface OidcPorts {
   readonly config: () => OidcConfig | null;
   readonly clientSecret: () => Promise<string | null>;
+  /** Whether a name is taken by somebody who is no person of the provider. */
+  readonly isReserved: (name: string) => boolean;
   readonly now: () => number;
 }
 
@@ -137,6 +141,11 @@ export class Oidc {
     }
     if (config.name_claim === 'email' && claims['email_verified'] === false)
       throw new Refusal('not_allowed', 'the provider has not verified your e-mail address');
+    if (this.#ports.isReserved(name)) {
+      throw new Refusal('not_allowed', `"${name}" is the name of a local user here`, {
+        hint: 'Rename the local user, or set oidc.name_claim to another claim.',
+      });
+    }
     const groups = [claims[config.groups_claim]].flat().filter((group) => typeof group === 'string');
     const roles = new Set(
       groups.flatMap((group) => (Object.hasOwn(config.roles, group) ? config.roles[group]! : [])),
@@ -238,7 +247,12 @@ async function fetchTrusting(path: string): Promise<Client.CustomFetch> {
         },
         (incoming) => {
           const chunks: Buffer[] = [];
-          incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
+          let bytes = 0;
+          incoming.on('data', (chunk: Buffer) => {
+            bytes += chunk.length;
+            if (bytes > ANSWER_BYTES_MAX) outgoing.destroy(new Error("the provider's answer is too large"));
+            else chunks.push(chunk);
+          });
           incoming.on('error', reject);
           incoming.on('end', () => {
             const headers = new Headers();

@@ -1,9 +1,11 @@
 import { X509Certificate } from 'node:crypto';
 import type { Challenge, Claim, Permit, Proof } from '../../protocols/engine.ts';
 import { Refusal } from '../../protocols/error.ts';
+import type { AuditEvent } from '../recording/recorder.ts';
 import type { StoredLaunch } from '../store/state.ts';
 import type { Access, OfferedResource, Visitor } from './access.ts';
-import { Guesses } from './guesses.ts';
+import { certificateName } from './certificate-name.ts';
+import { Familiar, Guesses, networkOf } from './guesses.ts';
 import type { Launches } from './launches.ts';
 import { databaseFor, ListenerAccess } from './listener-access.ts';
 import { makePermit } from './permit.ts';
@@ -15,8 +17,9 @@ export interface PolicyPorts {
   readonly launches: Launches;
   readonly rules: () => readonly Rule[];
   readonly labels: (resource: string) => Readonly<Record<string, string>>;
-  /** Principal of a verified client certificate; null where the mapping gives none. */
-  readonly certificatePrincipal: (certificate: X509Certificate, resource: string) => Principal | null;
+  /** The principal of a launch with the roles that it has now; null when there is no such person any more. */
+  readonly principalOf: (launch: StoredLaunch) => Principal | null;
+  readonly audit: (event: AuditEvent) => void;
   /** For the verifiers of those who do not exist. 32 bytes, kept across restarts. */
   readonly instanceKey: Buffer;
   readonly now: () => number;
@@ -27,15 +30,19 @@ export class PolicyAccess implements Access {
   readonly #ports: PolicyPorts;
   readonly #trusted = new ListenerAccess();
   readonly #guesses: Guesses;
+  readonly #familiar: Familiar;
 
   constructor(ports: PolicyPorts) {
     this.#ports = ports;
     this.#guesses = new Guesses(ports.now);
+    this.#familiar = new Familiar(ports.now);
   }
 
   async challenge(claim: Claim, visitor: Visitor): Promise<Challenge> {
     if (visitor.clientAuth !== 'token') return { method: 'trust' };
-    if (this.#guesses.isLimited(visitor.address.host) || this.#guesses.isLimited(claim.user)) {
+    const { address, target } = sourcesOf(claim, visitor);
+    const isLimited = this.#guesses.isLimited(address) || this.#guesses.isLimited(target);
+    if (isLimited && !this.#familiar.has(target, address)) {
       throw new Refusal('rate_limited', 'too many wrong tokens; wait a minute', {
         hint: 'Check the launch token, or issue a new one: sallyport tokens issue RESOURCE',
       });
@@ -65,14 +72,29 @@ export class PolicyAccess implements Access {
   #byToken(claim: Claim, proof: Proof, visitor: Visitor): Permit {
     const launch = this.#launchOf(claim, visitor);
     if (proof.method !== 'token' || !proof.valid || launch === null) {
-      this.#guesses.wrong(visitor.address.host);
-      this.#guesses.wrong(claim.user);
+      this.#wrong(claim, visitor);
       throw new Refusal('credentials_invalid', 'the launch token is wrong, or its launch has ended', {
         hint: 'Issue a new one: sallyport tokens issue RESOURCE',
       });
     }
-    this.#guesses.right(claim.user);
+    const { address, target } = sourcesOf(claim, visitor);
+    this.#familiar.add(target, address);
     return this.#permit(launch, claim, visitor);
+  }
+
+  /** The first that makes a source wait is on record; those that are turned away afterwards would only fill the journal. */
+  #wrong(claim: Claim, visitor: Visitor): void {
+    for (const source of Object.values(sourcesOf(claim, visitor))) {
+      if (!this.#guesses.wrong(source)) continue;
+      this.#ports.audit({
+        action: 'guessing_limited',
+        principal: null,
+        resource: null,
+        clientAddress: visitor.address.host,
+        reason: 'too many wrong launch tokens',
+        detail: { user: claim.user },
+      });
+    }
   }
 
   #byTunnel(claim: Claim, visitor: Visitor): Permit {
@@ -82,7 +104,7 @@ export class PolicyAccess implements Access {
   }
 
   #byCertificate(claim: Claim, visitor: Visitor): Permit {
-    const { tls, address } = visitor;
+    const { tls } = visitor;
     if (tls === null) throw new Refusal('tls_required', 'this listener needs TLS with a client certificate');
     if (!tls.verified || tls.peerCertificate === null) {
       throw new Refusal('not_allowed', 'your client certificate is missing or not from a trusted authority', {
@@ -93,23 +115,25 @@ export class PolicyAccess implements Access {
     if (offered === null) {
       throw new Refusal('not_allowed', 'this listener serves several resources, and needs a launch token');
     }
-    const certificate = new X509Certificate(tls.peerCertificate);
-    const principal = this.#ports.certificatePrincipal(certificate, offered.resource.name);
-    if (principal === null)
+    const mapping = visitor.certificate;
+    const person =
+      mapping === null ? null : certificateName(new X509Certificate(tls.peerCertificate), mapping.principal);
+    if (mapping === null || person === null)
       throw new Refusal('not_allowed', 'your client certificate names nobody who is known here');
     const { launches } = this.#ports;
+    const principal: Principal = { name: person, roles: mapping.roles, source: 'certificate' };
     const { name } = offered.resource;
     const launch =
-      launches.runningOf(principal.name, name) ??
+      launches.runningOf(principal, name) ??
       launches.issue({
         principal,
         resource: { name, labels: this.#ports.labels(name) },
-        address: address.host,
+        address: addressOf(visitor),
         durationMs: null,
         token: false,
         reason: null,
       }).launch;
-    return this.#permit(launch, claim, visitor);
+    return this.#permit({ ...launch, roles: mapping.roles }, claim, visitor);
   }
 
   /**
@@ -127,11 +151,14 @@ export class PolicyAccess implements Access {
   #permit(launch: StoredLaunch, claim: Claim, visitor: Visitor): Permit {
     const offered = visitor.resources.find(({ resource }) => resource.name === launch.resource);
     if (offered === undefined) throw new Refusal('not_allowed', `${launch.resource} cannot be reached here`);
-    const open = narrowed(offered, launch.databases);
-    const database = databaseFor(claim.database, open);
+    const given = narrowed(offered, launch.databases);
+    const database = databaseFor(claim.database, given);
     const { launches, rules, labels, now } = this.#ports;
+    const principal = this.#ports.principalOf(launch);
+    if (principal === null)
+      throw new Refusal('not_allowed', `${launch.principal} is not known here any more`);
     const decision = decide(rules(), {
-      principal: { name: launch.principal, roles: launch.roles, source: 'token' },
+      principal,
       resource: { name: launch.resource, labels: labels(launch.resource) },
       database,
       address: addressOf(visitor),
@@ -142,8 +169,12 @@ export class PolicyAccess implements Access {
         hint: `sallyport access explain ${launch.principal} ${launch.resource} says why.`,
       });
     }
-    if (!launches.connect(launch)) {
-      throw new Refusal('session_limit', `your launch allows ${launch.maxConnections} connections at once`, {
+    const { terms } = decision;
+    const open = narrowed(given, terms.databases);
+    const opened = databaseFor(database, open);
+    const connectionsMax = least(launch.maxConnections, terms.maxConnections);
+    if (!launches.connect(launch.id, connectionsMax)) {
+      throw new Refusal('session_limit', `your launch allows ${connectionsMax} connections at once`, {
         hint: "Close one, or make your tool's pool smaller.",
       });
     }
@@ -151,12 +182,25 @@ export class PolicyAccess implements Access {
       session: visitor.session,
       principal: launch.principal,
       resource: offered.resource,
-      database,
+      database: opened,
       databases: open.databases,
-      readOnly: launch.readOnly || decision.terms.readOnly,
+      readOnly: launch.readOnly || terms.readOnly,
       launch: { id: launch.id, expiresAt: launch.expiresAt },
     });
   }
+}
+
+/** What wrong tokens are counted by: where they come from, and which launch they are for, however the user name is written. */
+function sourcesOf(claim: Claim, visitor: Visitor): { address: string; target: string } {
+  const launch = visitor.launch ?? launchIdIn(claim.user);
+  return {
+    address: networkOf(visitor.address.host),
+    target: launch === null ? `user ${claim.user}` : `launch ${launch}`,
+  };
+}
+
+function least(one: number | null, other: number | null): number | null {
+  return one === null ? other : other === null ? one : Math.min(one, other);
 }
 
 /** The resource's databases, less those that the launch does not give. */

@@ -36,7 +36,10 @@ export function launchIdIn(user: string): string | null {
   return new RegExp(`^l[${ALPHABET}]{${LAUNCH_CHARACTERS - 1}}$`).test(id) ? id : null;
 }
 
-/** What is kept of a token, as stored. */
+/**
+ * What is kept of a token, as stored. Nothing of it signs in by itself: SHA-256 of the token alone is not among it, since
+ * `caching_sha2_password` takes that for the token.
+ */
 export interface StoredVerifier {
   readonly salt: Buffer;
   readonly iterations: number;
@@ -44,7 +47,6 @@ export interface StoredVerifier {
   readonly serverKey: Buffer;
   readonly nativeHash: Buffer;
   readonly sha2Hash: Buffer;
-  readonly sha256: Buffer;
 }
 
 export function verifierOf(token: string): StoredVerifier {
@@ -59,7 +61,6 @@ export function verifierOf(token: string): StoredVerifier {
     serverKey,
     nativeHash: digest('sha1', digest('sha1', bytes)),
     sha2Hash: digest('sha256', digest('sha256', bytes)),
-    sha256: digest('sha256', bytes),
   };
 }
 
@@ -70,7 +71,7 @@ export function tokenVerifier(stored: StoredVerifier): TokenVerifier {
     scram: { salt, iterations, storedKey, serverKey },
     nativeHash,
     sha2Hash,
-    matches: (token) => timingSafeEqual(digest('sha256', token), stored.sha256),
+    matches: (token) => timingSafeEqual(digest('sha256', digest('sha256', token)), sha2Hash),
   };
 }
 
@@ -90,7 +91,7 @@ export function impossibleVerifier(key: Buffer, user: string): TokenVerifier {
     nativeHash: part('native').subarray(0, 20),
     sha2Hash: part('sha2'),
     matches: (token) => {
-      timingSafeEqual(digest('sha256', token), part('token'));
+      timingSafeEqual(digest('sha256', digest('sha256', token)), part('token'));
       return false;
     },
   };

@@ -458,14 +458,20 @@ export class Connection implements Entry, Cancellable {
       bytesSent: 0,
       bytesReceived: 0,
     });
-    if (this.#record === null && this.#claim !== null) {
+    // Who is turned away for guessing is on record once, by the access that found it out.
+    if (this.#record === null && this.#claim !== null && code !== 'rate_limited') {
       recorder.audit({
         action: 'session_refused',
-        principal: null,
+        principal: this.#permit?.principal ?? null,
         resource: this.#labels.resource,
         clientAddress: addressText(this.client.remote),
         reason: code,
-        detail: { user: this.#claim.user, database: this.#claim.database, program: this.#claim.program },
+        detail: {
+          user: this.#claim.user,
+          database: this.#claim.database,
+          program: this.#claim.program,
+          launch: this.launch,
+        },
       });
     }
     void this.#abandon();
@@ -514,6 +520,7 @@ export class Connection implements Entry, Cancellable {
       clientAuth: this.door.clientAuth,
       principal: this.door.principal,
       launch: this.door.launch,
+      certificate: this.door.certificate ?? null,
       resources: this.door.targets,
     };
   }

@@ -7,7 +7,7 @@ import type {
   Verdict,
 } from '../../protocols/engine.ts';
 import type { Statement } from '../../protocols/statement.ts';
-import type { ClientAuth, OfferedResource } from '../access/access.ts';
+import type { CertificateMapping, ClientAuth, OfferedResource } from '../access/access.ts';
 import type { ListenAddress } from '../config/values.ts';
 import type { ChannelTls } from './channel.ts';
 
@@ -48,6 +48,8 @@ export interface Door {
   readonly clientAuth: ClientAuth;
   /** Who trusted connections are recorded as. */
   readonly principal: string;
+  /** For `mtls`: how a certificate names its principal. */
+  readonly certificate?: CertificateMapping;
   /** The launch of a tunnel; null for listeners. */
   readonly launch: string | null;
   readonly tls: ChannelTls;

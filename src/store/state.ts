@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 
@@ -7,6 +7,8 @@ export interface StoredLaunch {
   readonly id: string;
   readonly principal: string;
   readonly roles: readonly string[];
+  /** How the principal was proven when the launch was made. */
+  readonly source: string;
   readonly resource: string;
   readonly rule: string;
   readonly createdAt: number;
@@ -28,6 +30,8 @@ export interface StoredLogin {
   readonly principal: string;
   readonly roles: readonly string[];
   readonly source: string;
+  /** Digest of what proved it, where that may change (a password's hash); empty elsewhere. */
+  readonly proof: string;
   readonly createdAt: number;
   readonly expiresAt: number;
 }
@@ -45,7 +49,8 @@ export interface State {
   addLogin(login: StoredLogin): void;
   login(tokenSha256: string): StoredLogin | null;
   removeLogin(tokenSha256: string): boolean;
-  removeLoginsOf(principal: string): number;
+  /** The latest login of a principal that has not ended at `now`, or null. */
+  latestLogin(principal: string, now: number): StoredLogin | null;
   /** Forgets logins that have ended, and launches that ended before `before`. */
   purge(now: number, before: number): void;
   close(): void;
@@ -65,6 +70,8 @@ const MIGRATIONS: readonly string[] = [
      created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL
    ) STRICT;
    CREATE INDEX logins_by_principal ON logins (principal);`,
+  `ALTER TABLE launches ADD COLUMN source TEXT NOT NULL DEFAULT 'token';
+   ALTER TABLE logins ADD COLUMN proof TEXT NOT NULL DEFAULT '';`,
 ];
 
 /** How long a writer waits for another process's lock. */
@@ -77,9 +84,9 @@ export class SqliteState implements State {
 
   constructor(path: string) {
     if (path !== ':memory:') mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-    const isNew = path !== ':memory:' && !existsSync(path);
+    // SQLite gives its other files the mode of this one.
+    if (path !== ':memory:') closeSync(openSync(path, 'a', 0o600));
     this.#database = new DatabaseSync(path, { timeout: BUSY_MS_MAX });
-    if (isNew) chmodSync(path, 0o600);
     this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON');
     migrate(this.#database, path);
   }
@@ -87,7 +94,7 @@ export class SqliteState implements State {
   addLaunch(launch: StoredLaunch): void {
     this.#prepared(
       `INSERT INTO launches (id, principal, roles, resource, rule, created_at, expires_at, ended_at, end_reason, databases,
-         max_connections, read_only, reason, verifier) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+         max_connections, read_only, reason, verifier, source) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ).run(
       launch.id,
       launch.principal,
@@ -103,6 +110,7 @@ export class SqliteState implements State {
       launch.readOnly ? 1 : 0,
       launch.reason,
       launch.verifier === null ? null : JSON.stringify(launch.verifier),
+      launch.source,
     );
   }
 
@@ -135,12 +143,13 @@ export class SqliteState implements State {
 
   addLogin(login: StoredLogin): void {
     this.#prepared(
-      'INSERT INTO logins (token_sha256, principal, roles, source, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)',
+      'INSERT INTO logins (token_sha256, principal, roles, source, proof, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)',
     ).run(
       login.tokenSha256,
       login.principal,
       JSON.stringify(login.roles),
       login.source,
+      login.proof,
       login.createdAt,
       login.expiresAt,
     );
@@ -148,23 +157,18 @@ export class SqliteState implements State {
 
   login(tokenSha256: string): StoredLogin | null {
     const row = this.#prepared('SELECT * FROM logins WHERE token_sha256 = ?').get(tokenSha256);
-    if (row === undefined) return null;
-    return {
-      tokenSha256: String(row['token_sha256']),
-      principal: String(row['principal']),
-      roles: JSON.parse(String(row['roles'])) as string[],
-      source: String(row['source']),
-      createdAt: Number(row['created_at']),
-      expiresAt: Number(row['expires_at']),
-    };
+    return row === undefined ? null : loginFrom(row);
   }
 
   removeLogin(tokenSha256: string): boolean {
     return Number(this.#prepared('DELETE FROM logins WHERE token_sha256 = ?').run(tokenSha256).changes) > 0;
   }
 
-  removeLoginsOf(principal: string): number {
-    return Number(this.#prepared('DELETE FROM logins WHERE principal = ?').run(principal).changes);
+  latestLogin(principal: string, now: number): StoredLogin | null {
+    const row = this.#prepared(
+      'SELECT * FROM logins WHERE principal = ? AND expires_at > ? ORDER BY created_at DESC LIMIT 1',
+    ).get(principal, now);
+    return row === undefined ? null : loginFrom(row);
   }
 
   purge(now: number, before: number): void {
@@ -197,6 +201,18 @@ function migrate(database: DatabaseSync, path: string): void {
   }
 }
 
+function loginFrom(row: Record<string, unknown>): StoredLogin {
+  return {
+    tokenSha256: String(row['token_sha256']),
+    principal: String(row['principal']),
+    roles: JSON.parse(String(row['roles'])) as string[],
+    source: String(row['source']),
+    proof: String(row['proof']),
+    createdAt: Number(row['created_at']),
+    expiresAt: Number(row['expires_at']),
+  };
+}
+
 function launchFrom(row: Record<string, unknown>): StoredLaunch {
   const text = (name: string): string | null => (row[name] === null ? null : String(row[name]));
   const number = (name: string): number | null => (row[name] === null ? null : Number(row[name]));
@@ -204,6 +220,7 @@ function launchFrom(row: Record<string, unknown>): StoredLaunch {
     id: String(row['id']),
     principal: String(row['principal']),
     roles: JSON.parse(String(row['roles'])) as string[],
+    source: String(row['source']),
     resource: String(row['resource']),
     rule: String(row['rule']),
     createdAt: Number(row['created_at']),
