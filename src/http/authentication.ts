@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Refusal } from '../../protocols/error.ts';
+import { Guesses, networkOf } from '../access/guesses.ts';
 import type { Logins } from '../access/logins.ts';
 import type { Principal } from '../access/principal.ts';
 
@@ -15,12 +16,29 @@ export function bearerToken(header: string | undefined): string | null {
   return /^Bearer ([\x21-\x7e]{1,4096})$/i.exec(header ?? '')?.[1] ?? null;
 }
 
-/** A hook that lets nobody through without a login. */
+/** Where a call comes from; null for a Unix socket, which has no address. */
+export function addressOf(request: FastifyRequest): string | null {
+  return request.ip || null;
+}
+
+/** Calls without a login that one address may make in a minute, and that are on record. Ours. */
+const STRANGERS_MAX = 60;
+
+/** A hook that lets nobody through without a login. Strangers who go on and on are turned away without a record. */
 export function requireLogin(logins: Logins) {
+  const strangers = new Guesses(Date.now, STRANGERS_MAX);
   return async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const token = bearerToken(request.headers.authorization);
     request.principal = token === null ? null : logins.principal(token);
     if (request.principal !== null) return;
+    const network = networkOf(addressOf(request) ?? 'local');
+    if (strangers.isLimited(network)) {
+      await reply
+        .code(429)
+        .send({ error: 'rate_limited', message: 'too many calls without a login; wait a minute' });
+      return;
+    }
+    strangers.wrong(network);
     await reply
       .code(401)
       .header('www-authenticate', 'Bearer')

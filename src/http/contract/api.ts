@@ -4,6 +4,9 @@ import { z } from 'zod';
 
 const time = z.iso.datetime().describe('ISO 8601, UTC.');
 
+/** Text that is shown and recorded on one line: no control characters. */
+export const oneLine = z.string().regex(/^[^\p{Cc}\u2028\u2029]*$/u, { error: 'has control characters' });
+
 export const failure = z.object({
   error: z.string().describe('A stable code.'),
   message: z.string(),
@@ -11,7 +14,7 @@ export const failure = z.object({
 });
 
 export const loginRequest = z.object({
-  user: z.string().min(1).max(256),
+  user: oneLine.min(1).max(256),
   password: z.string().min(1).max(1024),
 });
 
@@ -33,9 +36,9 @@ export const deviceStart = z.object({
   interval_seconds: z.number(),
 });
 
-export const codeStartRequest = z.object({ redirect_uri: z.url() });
+export const codeStartRequest = z.object({ redirect_uri: z.url().max(2048) });
 export const codeStart = z.object({ flow: z.string(), authorization_url: z.string() });
-export const codeFinishRequest = z.object({ callback_url: z.url() });
+export const codeFinishRequest = z.object({ callback_url: z.url().max(16_384) });
 export const pending = z.object({ pending: z.literal(true) });
 
 export const me = z.object({
@@ -57,7 +60,7 @@ export const resource = z.object({
 });
 
 export const launchRequest = z.object({
-  resource: z.string().min(1),
+  resource: z.string().min(1).max(256),
   ttl_seconds: z
     .number()
     .int()
@@ -65,9 +68,9 @@ export const launchRequest = z.object({
     .max(31 * 86_400)
     .optional(),
   token: z.boolean().default(true),
-  reason: z.string().max(1000).optional(),
+  reason: oneLine.max(1000).optional(),
   /** Only the operator may name somebody else. */
-  principal: z.string().min(1).max(256).optional(),
+  principal: oneLine.min(1).max(256).optional(),
 });
 
 export const launch = z.object({
