@@ -138,7 +138,13 @@ export async function embeddedPostgresFolder(identity: Identity): Promise<string
     const partial = `${copy}.${process.pid}`;
     mkdirSync(partial, { mode: 0o755 });
     cpSync(native, partial, { recursive: true, verbatimSymlinks: true });
-    renameSync(partial, copy);
+    try {
+      renameSync(partial, copy);
+    } catch (error) {
+      // Somebody else was quicker.
+      rmSync(partial, { recursive: true, force: true });
+      if (!existsSync(copy)) throw error;
+    }
   }
   return copy;
 }

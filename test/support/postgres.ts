@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
+import { chownSync, closeSync, existsSync, openSync, rmSync } from 'node:fs';
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { embeddedPostgresFolder, unprivilegedIdentity } from '../../src/demo/embedded-postgres.ts';
 import type { Issued } from './certificates.ts';
 
 /**
@@ -99,8 +99,9 @@ export const DEBIAN_BIN = '/usr/lib/postgresql/15/bin';
 
 export async function startPostgres(options: PostgresOptions = {}): Promise<PostgresServer> {
   const major = options.major ?? 18;
-  const bin = major === 15 ? debianBin() : await embeddedBin();
-  const identity = await serverIdentity();
+  const bin =
+    major === 15 ? debianBin() : join(await embeddedPostgresFolder(await unprivilegedIdentity()), 'bin');
+  const identity = await unprivilegedIdentity();
   const root = await mkdtemp(join(tmpdir(), `sallyport-pg${major}-`));
   const dataDirectory = join(root, 'data');
   if (identity) chownSync(root, identity.uid, identity.gid);
@@ -307,7 +308,7 @@ function parseStatementLog(log: string): LoggedStatement[] {
 /** Writes a file that only the server's user may read, as PostgreSQL demands of keys. */
 async function secretFile(path: string, content: string): Promise<void> {
   await writeFile(path, content, { mode: 0o600 });
-  const identity = await serverIdentity();
+  const identity = await unprivilegedIdentity();
   if (identity) chownSync(path, identity.uid, identity.gid);
 }
 
@@ -318,47 +319,8 @@ function debianBin(): string {
   return DEBIAN_BIN;
 }
 
-/** The embedded server's programs; a copy of them where the server's user may not enter the checkout's folder. */
-async function embeddedBin(): Promise<string> {
-  const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
-  const entry = import.meta.resolve(
-    `@embedded-postgres/${platform}`,
-    import.meta.resolve('embedded-postgres'),
-  );
-  const native = join(dirname(dirname(fileURLToPath(entry))), 'native');
-  if ((await serverIdentity()) === null || (await everyoneMayEnter(native))) return join(native, 'bin');
-  const copy = join(tmpdir(), `sallyport-embedded-postgres-${platform}`);
-  if (!existsSync(copy)) {
-    const partial = `${copy}.${process.pid}`;
-    mkdirSync(partial, { mode: 0o755 });
-    cpSync(native, partial, { recursive: true, verbatimSymlinks: true });
-    await run('mv', ['-T', partial, copy], null);
-  }
-  return join(copy, 'bin');
-}
-
-async function everyoneMayEnter(path: string): Promise<boolean> {
-  for (let folder = path; ; folder = dirname(folder)) {
-    if (((await stat(folder)).mode & 0o001) === 0) return false;
-    if (folder === dirname(folder)) return true;
-  }
-}
-
-/** PostgreSQL refuses to run as root; null where the tests do not either. */
-async function serverIdentity(): Promise<{ uid: number; gid: number } | null> {
-  if (process.getuid?.() !== 0) return null;
-  const accounts = readFileSync('/etc/passwd', 'utf8').split('\n');
-  for (const name of ['postgres', 'nobody']) {
-    const fields = accounts.find((line) => line.startsWith(`${name}:`))?.split(':');
-    if (fields) return { uid: Number(fields[2]), gid: Number(fields[3]) };
-  }
-  throw new Error(
-    'PostgreSQL does not run as root, and there is no user `postgres` or `nobody` to run it as',
-  );
-}
-
-async function run(command: string, args: string[], as?: null): Promise<void> {
-  const identity = as === null ? null : await serverIdentity();
+async function run(command: string, args: string[]): Promise<void> {
+  const identity = await unprivilegedIdentity();
   const child = spawn(command, args, {
     ...identity,
     stdio: ['ignore', 'pipe', 'pipe'],
