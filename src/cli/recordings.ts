@@ -15,6 +15,7 @@ import {
   statementText,
   table,
 } from '../recording/present.ts';
+import { loadPostgresParser } from '../recording/relations.ts';
 import { framesOf, Player, statementsOf } from '../recording/replay.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
@@ -444,7 +445,7 @@ async function indexOf(access: Access, needs: { statements?: boolean } = {}): Pr
     index.close();
   }
   const made = new SqliteRecordingIndex(':memory:');
-  const indexer = new Indexer(made, true);
+  const indexer = new Indexer(made, true, await loadPostgresParser());
   for (const [session, parts] of await access.library.allParts()) {
     try {
       let ofGateway = true;

@@ -44,6 +44,12 @@ export const sessionStartedSchema = z.strictObject({
   server_tls: z.string().nullable(),
   server_tls_verified: z.boolean(),
   tls_fallback: z.boolean(),
+  launch: z
+    .string()
+    .nullable()
+    .optional()
+    .describe('The launch that the session belongs to; null on trusted listeners.'),
+  rule: z.string().nullable().optional().describe('The rule that let it in.'),
 });
 
 export const statementStartedSchema = z.strictObject({

@@ -611,6 +611,8 @@ export function startedEvent(start: SessionStart, at: number): JournalEvent {
     server_tls: start.serverTls,
     server_tls_verified: start.serverTlsVerified,
     tls_fallback: start.tlsFallback,
+    launch: start.launch ?? null,
+    rule: start.rule ?? null,
   };
 }
 

@@ -1,7 +1,7 @@
-import { classify } from '../../protocols/sql/classify.ts';
 import type { Dialect } from '../../protocols/sql/lexer.ts';
 import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
 import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
+import { type PostgresParser, relationsOf } from './relations.ts';
 import type { SealedPart } from './sealer.ts';
 
 const DIALECTS: readonly Dialect[] = ['postgres', 'mysql', 'tds'];
@@ -12,21 +12,21 @@ const WAITING_MAX = 5_000;
 const STARTED_MAX = 50_000;
 /** What the classifier made of a text, for texts that come again and again. */
 const CLASSES_MAX = 5_000;
-/** Longer texts are indexed without tables: bulk INSERTs mostly, whose table is in their beginning. */
-const CLASSIFY_CHARACTERS_MAX = 16 * 1024;
 
 /** Hears the events of all sessions in order and keeps the index in step, some thousand rows a transaction. */
 export class Indexer {
   readonly #index: RecordingIndex;
   /** Keep statements, and not sessions alone. */
   readonly #statements: boolean;
+  readonly #parser: PostgresParser | null;
   readonly #sessions = new Map<string, { dialect: Dialect; started: Map<number, StatementStartedEvent> }>();
   readonly #classes = new Map<string, Pick<StatementRow, 'tables' | 'effects'>>();
   #rows: { sessions: SessionPatch[]; statements: StatementRow[] } = { sessions: [], statements: [] };
 
-  constructor(index: RecordingIndex, statements: boolean) {
+  constructor(index: RecordingIndex, statements: boolean, parser: PostgresParser | null = null) {
     this.#index = index;
     this.#statements = statements;
+    this.#parser = parser;
   }
 
   hear(event: JournalEvent, session: string): void {
@@ -170,11 +170,7 @@ export class Indexer {
     const key = `${dialect} ${text}`;
     const known = this.#classes.get(key);
     if (known !== undefined) return known;
-    const classes = classify(text.slice(0, CLASSIFY_CHARACTERS_MAX), dialect);
-    const found = {
-      tables: [...new Set(classes.flatMap(({ relations }) => relations.map((name) => name.toLowerCase())))],
-      effects: [...new Set(classes.flatMap(({ effects }) => [...effects]))],
-    };
+    const found = relationsOf(text, dialect, this.#parser);
     if (this.#classes.size >= CLASSES_MAX) this.#classes.delete(this.#classes.keys().next().value!);
     this.#classes.set(key, found);
     return found;

@@ -628,7 +628,8 @@ export class Journal implements Recorder {
     const segment = this.#segment;
     if (segment === null) return;
     const age = this.#clock.monotonic() - segment.createdAt;
-    if (age >= (this.#options.segmentMsMax ?? SEGMENT_MS_MAX)) this.rotate();
+    // A segment that holds nothing but its own beginning may grow as old as it likes.
+    if (segment.batches > 1 && age >= (this.#options.segmentMsMax ?? SEGMENT_MS_MAX)) this.rotate();
   }
 }
 

@@ -12,6 +12,7 @@ import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN, STREAM_FINISH_M
 import { listSegments, openBoot } from './reader.ts';
 import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
+import { loadPostgresParser, type PostgresParser } from './relations.ts';
 import { applyRetention, type Retention, retains } from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
@@ -131,7 +132,8 @@ export class Pipeline {
     resumed: boolean,
     audit: (event: AuditEvent) => void = () => {},
   ): Promise<Pipeline> {
-    return new Pipeline(options, log, await makeStore(options.store), resumed, audit);
+    const parser = options.index === 'statements' ? await loadPostgresParser() : null;
+    return new Pipeline(options, log, await makeStore(options.store), resumed, audit, parser);
   }
 
   private constructor(
@@ -140,6 +142,7 @@ export class Pipeline {
     store: RecordingStore,
     resumed: boolean,
     audit: (event: AuditEvent) => void,
+    parser: PostgresParser | null,
   ) {
     this.#audit = audit;
     this.#retention = options.retention;
@@ -152,7 +155,8 @@ export class Pipeline {
       this.#partsStored += 1;
     });
     this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
-    this.#indexer = this.#index === null ? null : new Indexer(this.#index, options.index === 'statements');
+    this.#indexer =
+      this.#index === null ? null : new Indexer(this.#index, options.index === 'statements', parser);
     const bootKey = Buffer.from(options.bootKey);
     this.#streams = this.#makeStreams(bootKey);
     this.#sealerOptions = {

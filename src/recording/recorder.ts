@@ -60,6 +60,9 @@ export interface SessionStart {
   readonly serverTls: string | null;
   readonly serverTlsVerified: boolean;
   readonly tlsFallback: boolean;
+  /** The launch that the session belongs to, and the rule that let it in; null (or left out) on trusted listeners. */
+  readonly launch?: string | null;
+  readonly rule?: string | null;
 }
 
 export const CLOSE_REASONS = [
