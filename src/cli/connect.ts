@@ -50,12 +50,16 @@ async function connect(resource: string, args: string[], options: TunnelCommandO
   }
   process.stderr.write(`sallyport: ${resource}: ${statusLine(connection)}\n`);
   void session.ended.then((why) => process.stderr.write(`sallyport: ${why}\n`));
-  const code = await runCommand(
-    [client.program, ...client.args(connection), ...args],
-    environmentOf(connection),
-  );
-  await session.close();
-  process.exit(code);
+  try {
+    const code = await runCommand(
+      [client.program, ...client.args(connection), ...args],
+      environmentOf(connection),
+    );
+    process.exitCode = code;
+  } finally {
+    await session.close();
+  }
+  process.exit();
 }
 
 function mysqlArgs({ hello, place }: Connection): string[] {
@@ -72,8 +76,12 @@ function mysqlArgs({ hello, place }: Connection): string[] {
 
 function tsqlArgs({ hello, place, token }: Connection): string[] {
   if (place.kind !== 'tcp') throw new Error('SQL Server clients know no Unix sockets; leave --socket out');
+  if (token !== null)
+    throw new Error(
+      'tsql takes a password on its command line, where others on this machine see it; install sqlcmd, or leave --require-token out',
+    );
   return [
-    ...['-H', place.host, '-p', String(place.port), '-U', hello.principal, '-P', token ?? 'any'],
+    ...['-H', place.host, '-p', String(place.port), '-U', hello.principal, '-P', 'any'],
     ...(hello.database === null ? [] : ['-D', hello.database]),
   ];
 }

@@ -14,6 +14,9 @@ const ANSWER_MS_MAX = 30_000;
 /** An answer is no larger than this. Ours. */
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
+/** Lets the login go over plain HTTP to another machine. */
+const ALLOW_HTTP_VARIABLE = 'SALLYPORT_ALLOW_HTTP';
+
 const OPERATOR_TOKEN_FILE = 'operator.token';
 const API_ADDRESS_FILE = 'api.url';
 
@@ -109,10 +112,18 @@ export class GatewayClient {
     return this.#options.ca;
   }
 
-  /** A connection to the gateway: verified, and through the proxy that the environment names. Rejects with a `DialError`. */
-  dial(): Promise<Socket> {
+  /**
+   * A connection to the gateway: verified, and through the proxy that the environment names. Rejects with a `DialError`, and
+   * where the way would be in clear.
+   */
+  async dial(): Promise<Socket> {
     const { gateway, ca } = this.#options;
-    return dial(new URL(gateway), {
+    const url = new URL(gateway);
+    if (url.protocol === 'http:' && !isThisMachine(url.hostname) && !process.env[ALLOW_HTTP_VARIABLE])
+      throw new Error(
+        `${gateway} would be sent your login in clear; use https://, or set ${ALLOW_HTTP_VARIABLE}=1 where something else encrypts the way`,
+      );
+    return dial(url, {
       ca: ca === undefined ? null : readFileSync(ca, 'utf8'),
       environment: process.env,
     });
@@ -234,4 +245,8 @@ function parseJson(text: string): unknown {
   } catch {
     return null;
   }
+}
+
+function isThisMachine(hostname: string): boolean {
+  return hostname === 'localhost' || hostname === '[::1]' || /^127\./.test(hostname);
 }

@@ -83,7 +83,7 @@ export function toolLines(connection: Connection): [tool: string, line: string][
       return [
         [
           scheme,
-          `${scheme} -h ${host} -P ${port} -u ${quoted(user)}${database === null ? '' : ` ${quoted(database)}`}`,
+          `${scheme} -h ${host} -P ${port} -u ${quoted(user)}${connection.token === null ? '' : ' -p'}${database === null ? '' : ` ${quoted(database)}`}`,
         ],
         ['URL', urlOf(connection)],
         ['JDBC', `jdbc:${scheme}://${host}:${port}/${encode(database)}?user=${encode(user)}`],
@@ -93,8 +93,10 @@ export function toolLines(connection: Connection): [tool: string, line: string][
     case 'sqlserver': {
       const name = database === null ? '' : ` -d ${quoted(database)}`;
       const password = connection.token ?? ANY_PASSWORD;
+      // A token on a command line is seen by others on the machine: sqlcmd asks for it.
+      const given = connection.token === null ? ` -P ${ANY_PASSWORD}` : '';
       return [
-        ['sqlcmd', `sqlcmd -S tcp:${host},${port} -U ${quoted(user)} -P ${password} -C${name}`],
+        ['sqlcmd', `sqlcmd -S tcp:${host},${port} -U ${quoted(user)}${given} -C${name}`],
         ['URL', urlOf(connection)],
         [
           'JDBC',

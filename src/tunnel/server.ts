@@ -105,8 +105,10 @@ export class TunnelServer {
     this.#heartbeats = new Heartbeats(ports.pingMs ?? PING_MS);
   }
 
-  /** Takes the upgrades of an HTTP server; there is nothing else on it that upgrades. */
+  /** Takes the upgrades of an HTTP server to WebSocket; requests to upgrade to anything else are answered as if they had not. */
   attach(server: Server): void {
+    const upgrading = server as Server & { shouldUpgradeCallback?: (request: IncomingMessage) => boolean };
+    upgrading.shouldUpgradeCallback = ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket';
     server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
       socket.on('error', () => socket.destroy());
       const visit = this.#visit(request);
