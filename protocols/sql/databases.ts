@@ -1,8 +1,11 @@
 import { type Dialect, type LexerOptions, TokenKind } from './lexer.ts';
+import { beginsWord } from './scan.ts';
 import { splitStatements, tokenize } from './tokens.ts';
 
 /** The most databases named by one text that are reported; a text that names more is none that a person wrote. */
 const DATABASES_MAX = 100;
+
+const USE = ['USE'];
 
 /**
  * Databases that `text` makes the session's own by `USE`. PostgreSQL has no such statement: there a session stays in its
@@ -10,7 +13,7 @@ const DATABASES_MAX = 100;
  * rights to say.
  */
 export function databasesOpened(text: string, dialect: Dialect, options?: LexerOptions): string[] {
-  if (dialect === 'postgres' || !/\buse\b/i.test(text)) return [];
+  if (dialect === 'postgres' || !beginsWord(text, USE)) return [];
   const opened: string[] = [];
   for (const statement of splitStatements(tokenize(text, dialect, options).tokens, dialect)) {
     // SQL Server's batches need no separators: the reserved word stands for itself wherever it comes, but not in hints.

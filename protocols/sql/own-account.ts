@@ -1,5 +1,6 @@
 import type { Dialect, LexerOptions } from './lexer.ts';
 import { TokenKind } from './lexer.ts';
+import { beginsWord } from './scan.ts';
 import { splitStatements, type Token, tokenize } from './tokens.ts';
 
 /**
@@ -37,29 +38,7 @@ export function changeOfOwnAccount(
 
 /** Whether any of the telltale words stands in `text`, in any case, at the start of a word. */
 export function mayConcernAccounts(text: string, dialect: Dialect): boolean {
-  const words = TELLTALES[dialect];
-  let inWord = false;
-  for (let at = 0; at < text.length; at += 1) {
-    const code = text.charCodeAt(at);
-    const letter = code | 0x20;
-    const isWord = (letter >= 0x61 && letter <= 0x7a) || code === 0x5f || (code >= 0x30 && code <= 0x39);
-    if (isWord && !inWord) {
-      for (const word of words) {
-        if (word.charCodeAt(0) + 0x20 === letter && matches(text, at, word)) return true;
-      }
-    }
-    inWord = isWord;
-  }
-  return false;
-}
-
-function matches(text: string, at: number, word: string): boolean {
-  for (let index = 1; index < word.length; index += 1) {
-    const code = text.charCodeAt(at + index);
-    const capital = code >= 0x61 && code <= 0x7a ? code - 0x20 : code;
-    if (capital !== word.charCodeAt(index)) return false;
-  }
-  return true;
+  return beginsWord(text, TELLTALES[dialect]);
 }
 
 function examine(
