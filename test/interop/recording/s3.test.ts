@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -13,11 +13,18 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Statement } from '../../../protocols/statement.ts';
 import { newId } from '../../../src/lib/id.ts';
+import { openJournal } from '../../../src/recording/journal.ts';
+import { knownSigningKeys, loadRecordingKeys } from '../../../src/recording/keys.ts';
+import { Library } from '../../../src/recording/library.ts';
 import { S3_PART_BYTES } from '../../../src/recording/limits.ts';
+import { makeStore, Pipeline } from '../../../src/recording/pipeline.ts';
+import { spoolFiles } from '../../../src/recording/sealer.ts';
 import { S3Store } from '../../../src/recording/store/s3.ts';
 import { partKey } from '../../../src/recording/store/store.ts';
-import { TemporaryDirectory } from '../../support/recording.ts';
+import { verifySession } from '../../../src/recording/verify.ts';
+import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 import { storeContract } from '../../support/store-contract.ts';
 
 /** The S3 server of the Python package moto: buckets with versions, object lock and multipart uploads. */
@@ -140,6 +147,78 @@ describe('a bucket', () => {
     await store.close();
   });
 
+  test('a gateway seals into it, waits while it is away, and a reviewer reads and proves what is there', async () => {
+    using directory = new TemporaryDirectory();
+    const dataDir = directory.path;
+    const keys = await loadRecordingKeys(dataDir, []);
+    const journal = await openJournal({
+      dataDir,
+      gateway: 'gw',
+      keys,
+      durability: 'flushed',
+      onFailure: 'refuse',
+    });
+    const relay = countRequests([]);
+    const at = await relay.listen(endpoint);
+    process.env['AWS_ACCESS_KEY_ID'] = CREDENTIALS.accessKeyId;
+    process.env['AWS_SECRET_ACCESS_KEY'] = CREDENTIALS.secretAccessKey;
+    const store = {
+      type: 's3' as const,
+      bucket: await bucket(),
+      prefix: 'gw/',
+      region: 'us-east-1',
+      endpoint: at,
+    };
+    const pipeline = await Pipeline.make(
+      {
+        dataDir,
+        gateway: 'gw',
+        boot: journal.boot,
+        bootKey: journal.bootKey,
+        recipients: keys.recipients,
+        identities: keys.identities,
+        store,
+        index: 'off',
+      },
+      { info: () => {}, error: () => {} },
+      false,
+    );
+    const talk = (): string => {
+      const record = journal.session(sessionStart(newId()));
+      record.begin(new Statement('query', 'SELECT 1', 8));
+      record.close({ reason: 'client_closed', detail: null, bytesSent: 0, bytesReceived: 0 });
+      journal.flush();
+      return record.id;
+    };
+    const ids = [talk()];
+    await pipeline.run();
+    expect(pipeline.status).toMatchObject({ spoolFiles: 0, storeError: null, partsStored: 1 });
+    relay.refuse(true);
+    ids.push(talk());
+    await pipeline.run();
+    expect(pipeline.status).toMatchObject({ spoolFiles: 1, storeError: expect.stringContaining('s3://') });
+    relay.refuse(false);
+    await journal.close();
+    await pipeline.finish();
+    expect(spoolFiles(join(dataDir, 'spool'))).toEqual([]);
+    const library = new Library({
+      store: await makeStore(store),
+      dataDir: null,
+      identities: keys.identities,
+    });
+    for (const id of ids) {
+      const result = await verifySession(
+        library,
+        id,
+        await library.parts(id),
+        knownSigningKeys(dataDir),
+        null,
+      );
+      expect(result).toMatchObject({ proven: true, opened: true, statements: 1, state: 'ended' });
+    }
+    relay.close();
+  }, 60_000);
+
   test('a store that is away is told from one that has not what is asked', async () => {
     const away = await open('nowhere', {}, 'http://127.0.0.1:9');
     await expect(away.check()).rejects.toMatchObject({ code: 'unavailable' });
@@ -152,14 +231,30 @@ describe('a bucket', () => {
 });
 
 /** Passes bytes on to the S3 server and notes the first line of each request. */
-function countRequests(lines: string[]): { listen: (to: string) => Promise<string>; close: () => void } {
+function countRequests(lines: string[]): {
+  listen: (to: string) => Promise<string>;
+  /** Whether connections are cut, those there are and those that come. */
+  refuse: (away: boolean) => void;
+  close: () => void;
+} {
   const relay = createServer();
+  const sockets = new Set<Socket>();
+  let refusing = false;
   return {
+    refuse: (away) => {
+      refusing = away;
+      if (away) for (const socket of sockets) socket.destroy();
+    },
     close: () => relay.close(),
     listen: async (to) => {
       const { connect } = await import('node:net');
       const { hostname, port } = new URL(to);
       relay.on('connection', (socket) => {
+        if (refusing) {
+          socket.destroy();
+          return;
+        }
+        sockets.add(socket);
         const server = connect(Number(port), hostname);
         socket.on('data', (chunk) => {
           const line = /^(GET|PUT|POST|HEAD|DELETE) \S+/.exec(chunk.toString('latin1'))?.[0];
