@@ -135,6 +135,8 @@ export interface Launch {
   readonly id: string;
   /** Milliseconds since the epoch; null for no end of its own. */
   readonly expiresAt: number | null;
+  /** Name of the rule that lets the connection in. */
+  readonly rule?: string;
 }
 
 /** One database server (or several that stand for one) with what an engine must know of it. */

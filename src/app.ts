@@ -207,7 +207,7 @@ export class App implements HealthSource {
     }
     if (!keepsProviders) this.#formerResolvers.push(former.resolver);
     this.#recording.reload(config);
-    this.#audit('configuration_reloaded');
+    this.#audit('configuration_reloaded', 'SIGHUP', changedSections(former.config, config));
   }
 
   /** Drains for `graceMs`, then closes everything, the journal last. */
@@ -392,9 +392,34 @@ export class App implements HealthSource {
     await Promise.all(down.map(({ provider }) => this.#resolver.check(provider, signal).catch(() => {})));
   }
 
-  #audit(action: string): void {
-    this.journal.audit({ action, principal: null, resource: null, clientAddress: null, reason: null });
+  /** A configuration that could not be used is on record too: somebody tried to change it. */
+  reloadRefused(why: string): void {
+    this.journal.audit({
+      action: 'configuration_refused',
+      principal: null,
+      resource: null,
+      clientAddress: null,
+      reason: why,
+    });
   }
+
+  #audit(action: string, reason: string | null = null, changed: readonly string[] = []): void {
+    this.journal.audit({
+      action,
+      principal: null,
+      resource: null,
+      clientAddress: null,
+      reason,
+      ...(changed.length === 0 ? {} : { detail: { changed: changed.join(' ') } }),
+    });
+  }
+}
+
+/** Names of the sections in which two configurations differ. */
+function changedSections(former: Config, config: Config): string[] {
+  return (Object.keys(config) as (keyof Config)[]).filter(
+    (section) => JSON.stringify(former[section]) !== JSON.stringify(config[section]),
+  );
 }
 
 export async function publicKeyOf(resource: ResourceConfig): Promise<string | null> {

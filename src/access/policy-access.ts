@@ -185,7 +185,7 @@ export class PolicyAccess implements Access {
       database: opened,
       databases: open.databases,
       readOnly: launch.readOnly || terms.readOnly,
-      launch: { id: launch.id, expiresAt: launch.expiresAt },
+      launch: { id: launch.id, expiresAt: launch.expiresAt, rule: terms.rule },
     });
   }
 }

@@ -93,6 +93,7 @@ async function reload(app: App, path: string, log: Log): Promise<void> {
   } catch (error) {
     const faults =
       error instanceof ConfigError ? error.faults.map((fault) => faultText(path, fault)) : undefined;
+    app.reloadRefused((error as Error).message);
     log.error(
       { error: (error as Error).message, faults },
       'the configuration was not taken; the former one stays in force',

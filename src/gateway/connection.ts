@@ -314,6 +314,8 @@ export class Connection implements Entry, Cancellable {
         serverTls: tlsText(facts.server.tls),
         serverTlsVerified: facts.server.tls?.verified ?? false,
         tlsFallback: facts.tlsFallback,
+        launch: permit.launch?.id ?? null,
+        rule: permit.launch?.rule ?? null,
       });
       await recorder.flushed();
     } catch (error) {
