@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { decodeEvent } from './decode.ts';
 import type { JournalEvent } from './events.ts';
-import { decodeEvent } from './format.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { JournalReader, listBoots, openBoot } from './reader.ts';
 import { RecordingError } from './recorder.ts';

@@ -1,8 +1,8 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { decodeEvent } from './decode.ts';
 import type { JournalEvent } from './events.ts';
-import { decodeEvent } from './format.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { unwrapKey } from './keys.ts';
 import { JournalReader, listBoots, openBoot } from './reader.ts';

@@ -1,7 +1,7 @@
 import type { Dialect } from '../../protocols/sql/lexer.ts';
 import type { Parameter, Statement } from '../../protocols/statement.ts';
 import type { ResourceConfig } from '../config/schema.ts';
-import type { MaskedStatement, Masker } from './journal.ts';
+import type { MaskedStatement, Masker } from './journal-session.ts';
 import {
   isSecretName,
   MASK,

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { decodeEvent, type RawEvent, splitEvents } from './decode.ts';
 import type { JournalEvent } from './events.ts';
-import { decodeEvent, type RawEvent, splitEvents } from './format.ts';
 import { unwrapKey } from './keys.ts';
 import { RecordingError } from './recorder.ts';
 import { parseSegmentName, readSegmentHeader, type SegmentHeader, SegmentReader } from './segment.ts';

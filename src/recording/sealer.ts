@@ -14,8 +14,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
+import { decodeEvent, type RawEvent } from './decode.ts';
 import { type JournalEvent, timeText } from './events.ts';
-import { decodeEvent, type RawEvent } from './format.ts';
 import { type SigningKey, wrapKey } from './keys.ts';
 import { CHUNK_BYTES_MAX, PART_BYTES_MAX, SEAL_MS, SEALER_MEMORY_BYTES_MAX } from './limits.ts';
 import { type JournalRead, JournalReader, listSegments } from './reader.ts';

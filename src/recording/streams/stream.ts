@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { decodeEvent } from '../decode.ts';
 import type { JournalEvent } from '../events.ts';
-import { decodeEvent } from '../format.ts';
 import {
   STORE_RETRY_MS_MAX,
   STORE_RETRY_MS_MIN,
