@@ -1,22 +1,25 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { createWriteStream, readFileSync } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import type { JournalEvent } from '../recording/events.ts';
-import { EXPORT_FORMATS, type ExportFormat, exportSession } from '../recording/export.ts';
+import { EXPORT_FORMATS, exportSession } from '../recording/export.ts';
 import { Indexer } from '../recording/indexer.ts';
+import { joined } from '../recording/join.ts';
 import { knownSigningKeys, publicKeyId, rotateSigningKey } from '../recording/keys.ts';
 import { emptyReport, type PartFile, type ReadReport } from '../recording/library.ts';
 import {
   bytesText,
   durationText,
+  eventText,
   outcomeText,
   sessionHeading,
   statementText,
   table,
 } from '../recording/present.ts';
 import { loadPostgresParser } from '../recording/relations.ts';
-import { framesOf, Player, statementsOf } from '../recording/replay.ts';
+import { FrameMaker, framesOf, Player } from '../recording/replay.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
   type SessionFilter,
@@ -232,18 +235,19 @@ function statementJson(row: StatementRow, session: SessionRow | null): object {
 async function show(session: string | undefined, options: SessionOptions): Promise<void> {
   const { events, report } = await readSession(session, options);
   if (options.json === true) {
-    process.stdout.write(exportSession(events, 'jsonl'));
+    for await (const piece of exportSession(events, 'jsonl')) await write(piece);
     tellFaults(report);
     return;
   }
-  for (const event of events) if (event.type === 'session_started') print(`${sessionHeading(event)}\n`);
-  for (const statement of statementsOf(events)) {
-    print(`#${statement.seq}  ${statement.at}  ${outcomeText(statement)}`);
-    print(`    ${statementText(statement).replaceAll('\n', '\n    ')}`);
-  }
-  for (const event of events) {
-    if (event.type === 'session_ended')
-      print(`\nended ${event.at}: ${event.reason}${event.detail === null ? '' : ` (${event.detail})`}`);
+  for await (const event of joined(events)) {
+    if (event.type === 'session_started') await write(`${sessionHeading(event)}\n\n`);
+    else if (event.type === 'statement') {
+      await write(`#${event.seq}  ${event.at}  ${outcomeText(event)}\n`);
+      await write(`    ${statementText(event).replaceAll('\n', '\n    ')}\n`);
+    } else {
+      const text = eventText(event);
+      if (text !== null) await write(`${event.at}  ${text}\n`);
+    }
   }
   tellFaults(report);
 }
@@ -255,20 +259,23 @@ async function replay(
   const { events, report } = await readSession(session, options);
   const speed = options.speed === undefined ? null : numberOf(options.speed, '--speed');
   if (speed !== null && !(speed > 0)) throw new Error('--speed takes a number above 0');
-  const keys = new KeyReader(speed !== null && process.stdin.isTTY === true ? process.stdin : null);
-  const player = new Player(
-    framesOf(events),
-    {
-      speed,
-      pauseMsMax: numberOf(options.maxPause, '--max-pause') * 1000,
-      from: numberOf(options.from, '--from'),
-    },
-    { write: (text) => void process.stdout.write(text), wait: (ms) => keys.wait(ms) },
-  );
-  try {
-    await player.run();
-  } finally {
-    keys.close();
+  const from = numberOf(options.from, '--from');
+  if (speed === null && from <= 1) {
+    const maker = new FrameMaker();
+    for await (const event of events) {
+      const frame = maker.take(event);
+      if (frame !== null) await write(`${frame.text}\n`);
+    }
+  } else {
+    const all: JournalEvent[] = [];
+    for await (const event of events) if (event.type !== 'frame') all.push(event);
+    const keys = new KeyReader(speed !== null && process.stdin.isTTY === true ? process.stdin : null);
+    const pauseMsMax = numberOf(options.maxPause, '--max-pause') * 1000;
+    const ports = {
+      write: (text: string) => void process.stdout.write(text),
+      wait: (ms: number | null) => keys.wait(ms),
+    };
+    await new Player(framesOf(all), { speed, pauseMsMax, from }, ports).run().finally(() => keys.close());
   }
   tellFaults(report);
 }
@@ -280,9 +287,9 @@ async function exportTo(
   const format = EXPORT_FORMATS.find((one) => one === options.format);
   if (format === undefined) throw new Error(`--format takes ${EXPORT_FORMATS.join(', ')}`);
   const { events, report } = await readSession(session, options);
-  const text = exportSession(events, format satisfies ExportFormat);
-  if (options.output === undefined) process.stdout.write(text);
-  else await writeFile(options.output, text, { mode: 0o600 });
+  const pieces = exportSession(events, format);
+  if (options.output === undefined) for await (const piece of pieces) await write(piece);
+  else await pipeline(pieces, createWriteStream(options.output, { mode: 0o600 }));
   tellFaults(report);
 }
 
@@ -389,16 +396,15 @@ function trustedKeys(
   return keys;
 }
 
+/** A session's events as they are read; `report` is complete when they have been. */
 async function readSession(
   session: string | undefined,
   options: SessionOptions,
-): Promise<{ events: JournalEvent[]; report: ReadReport }> {
+): Promise<{ events: AsyncGenerator<JournalEvent>; report: ReadReport }> {
   const access = await openAccess(options);
   const id = await sessionId(access, session, options);
   const report = emptyReport();
-  const events: JournalEvent[] = [];
-  for await (const event of access.library.events(id, report)) events.push(event);
-  return { events, report };
+  return { events: access.library.events(id, report), report };
 }
 
 /** The session that is meant: by id, by its beginning, or the latest. */
@@ -491,6 +497,11 @@ function numberOf(text: string, option: string): number {
 
 function timeOf(ms: number): string {
   return new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
+}
+
+/** Waits where the reader of the output is slower than we are. */
+async function write(piece: string | Buffer): Promise<void> {
+  if (!process.stdout.write(piece)) await once(process.stdout, 'drain');
 }
 
 function print(line: string): void {

@@ -1,7 +1,8 @@
 import type { JournalEvent, SessionStartedEvent } from './events.ts';
 import { timeMs } from './events.ts';
+import { type Events, joined } from './join.ts';
 import { pcapng } from './pcapng.ts';
-import { framesOf, statementsOf } from './replay.ts';
+import { FrameMaker } from './replay.ts';
 
 export const EXPORT_FORMATS = ['jsonl', 'csv', 'asciicast', 'pcapng'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
@@ -9,32 +10,29 @@ export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 const TERMINAL_COLUMNS = 120;
 const TERMINAL_ROWS = 40;
 
-/** A session's recording in a form for other programs. */
-export function exportSession(events: readonly JournalEvent[], format: ExportFormat): string | Buffer {
+/** A session's recording in a form for other programs, piece by piece: none but pcapng is ever in memory as a whole. */
+export async function* exportSession(events: Events, format: ExportFormat): AsyncGenerator<string | Buffer> {
   switch (format) {
     case 'jsonl':
-      return jsonLines(events);
+      yield* jsonLines(events);
+      break;
     case 'csv':
-      return csv(events);
+      yield* csv(events);
+      break;
     case 'asciicast':
-      return asciicast(events);
-    case 'pcapng':
-      return pcapng(events);
+      yield* asciicast(events);
+      break;
+    case 'pcapng': {
+      const all: JournalEvent[] = [];
+      for await (const event of events) all.push(event);
+      yield pcapng(all);
+    }
   }
 }
 
 /** One object a line: the session's start, each statement in one piece (`type: statement`), notes, gaps, its end. */
-function jsonLines(events: readonly JournalEvent[]): string {
-  const statements = new Map(statementsOf(events).map((statement) => [statement.seq, statement]));
-  let text = '';
-  for (const event of events) {
-    // Raw frames are for pcapng.
-    if (event.type === 'statement_ended' || event.type === 'frame') continue;
-    const object =
-      event.type === 'statement_started' ? { type: 'statement', ...statements.get(event.seq)! } : event;
-    text += `${JSON.stringify(object)}\n`;
-  }
-  return text;
+async function* jsonLines(events: Events): AsyncGenerator<string> {
+  for await (const event of joined(events)) yield `${JSON.stringify(event)}\n`;
 }
 
 const CSV_COLUMNS = [
@@ -58,20 +56,22 @@ const CSV_COLUMNS = [
 ] as const;
 
 /** RFC 4180, with a heading line: one statement a line. */
-function csv(events: readonly JournalEvent[]): string {
-  const start = events.find((event): event is SessionStartedEvent => event.type === 'session_started');
-  const lines = statementsOf(events).map((statement) => {
+async function* csv(events: Events): AsyncGenerator<string> {
+  yield `${CSV_COLUMNS.join(',')}\r\n`;
+  let start: SessionStartedEvent | null = null;
+  for await (const event of joined(events)) {
+    if (event.type === 'session_started') start = event;
+    if (event.type !== 'statement') continue;
     const values: Record<(typeof CSV_COLUMNS)[number], unknown> = {
-      ...statement,
+      ...event,
       principal: start?.principal ?? '',
       resource: start?.resource ?? '',
-      parameters: statement.parameters === null ? '' : JSON.stringify(statement.parameters),
-      error_code: statement.error?.code ?? '',
-      error_message: statement.error?.message ?? '',
+      parameters: event.parameters === null ? '' : JSON.stringify(event.parameters),
+      error_code: event.error?.code ?? '',
+      error_message: event.error?.message ?? '',
     };
-    return CSV_COLUMNS.map((column) => csvCell(values[column])).join(',');
-  });
-  return `${[CSV_COLUMNS.join(','), ...lines].join('\r\n')}\r\n`;
+    yield `${CSV_COLUMNS.map((column) => csvCell(values[column])).join(',')}\r\n`;
+  }
 }
 
 function csvCell(value: unknown): string {
@@ -80,20 +80,23 @@ function csvCell(value: unknown): string {
 }
 
 /** asciicast v2: what `replay` shows, with the times of the session; plays in asciinema. */
-function asciicast(events: readonly JournalEvent[]): string {
-  const first = events[0];
-  const header = {
-    version: 2,
-    width: TERMINAL_COLUMNS,
-    height: TERMINAL_ROWS,
-    timestamp: first === undefined ? 0 : Math.floor(timeMs(first.at) / 1000),
-    title:
-      first !== undefined && 'session' in first ? `Sallyport session ${first.session}` : 'Sallyport session',
-  };
-  let text = `${JSON.stringify(header)}\n`;
-  for (const frame of framesOf(events)) {
+async function* asciicast(events: Events): AsyncGenerator<string> {
+  const frames = new FrameMaker();
+  let begun = false;
+  for await (const event of events) {
+    if (!begun) {
+      yield `${JSON.stringify({
+        version: 2,
+        width: TERMINAL_COLUMNS,
+        height: TERMINAL_ROWS,
+        timestamp: Math.floor(timeMs(event.at) / 1000),
+        title: 'session' in event ? `Sallyport session ${event.session}` : 'Sallyport session',
+      })}\n`;
+      begun = true;
+    }
+    const frame = frames.take(event);
+    if (frame === null) continue;
     const output = `${frame.text.replaceAll('\n', '\r\n')}\r\n`;
-    text += `${JSON.stringify([Number((frame.at / 1000).toFixed(6)), 'o', output])}\n`;
+    yield `${JSON.stringify([Number((frame.at / 1000).toFixed(6)), 'o', output])}\n`;
   }
-  return text;
 }

@@ -7,7 +7,7 @@ import { sessionStart, TemporaryDirectory } from '../../test/support/recording.t
 import { newId } from '../lib/id.ts';
 import { SqliteRecordingIndex } from '../store/recording-index.ts';
 import { type JournalEvent, statementSchema } from './events.ts';
-import { exportSession } from './export.ts';
+import { type ExportFormat, exportSession } from './export.ts';
 import { followJournal } from './follow.ts';
 import { type Journal, openJournal } from './journal.ts';
 import { knownSigningKeys, loadRecordingKeys, type RecordingKeys, rotateSigningKey } from './keys.ts';
@@ -382,6 +382,12 @@ describe('verifying a session', () => {
   });
 });
 
+async function exported(events: readonly JournalEvent[], format: ExportFormat): Promise<string> {
+  let text = '';
+  for await (const piece of exportSession(events, format)) text += String(piece);
+  return text;
+}
+
 describe('replay and export', () => {
   async function events(path: string): Promise<JournalEvent[]> {
     const world = new World(path);
@@ -445,10 +451,47 @@ describe('replay and export', () => {
     expect(shown('a\u001b[2J\u0007b\r\u009bc\u202e\n\tx')).toBe('a␛[2J␇b\\u009bc\\u202e\n\tx');
   });
 
+  test('statements that overlap come in the order of their starts, one that never ended as unknown', async () => {
+    const world: JournalEvent[] = await (async () => {
+      using directory = new TemporaryDirectory();
+      const it = new World(directory.path);
+      await it.start();
+      const record = it.journal.session(sessionStart(newId()));
+      const [one, two, three] = ['SELECT 1', 'SELECT 2', 'SELECT 3'].map(
+        (text) => new Statement('query', text, 8),
+      ) as [Statement, Statement, Statement];
+      record.begin(one);
+      record.begin(two);
+      record.end(two);
+      record.note({ kind: 'database_changed', database: 'x' });
+      record.begin(three);
+      record.end(one);
+      record.close({ reason: 'killed', detail: null, bytesSent: 0, bytesReceived: 0 });
+      await it.stop();
+      return await eventsOf(it.library(), record.id);
+    })();
+    const lines = (await exported(world, 'jsonl'))
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(lines.map(({ type, seq }) => (type === 'statement' ? seq : type))).toEqual([
+      'session_started',
+      1,
+      2,
+      'note',
+      3,
+      'session_ended',
+    ]);
+    expect(lines.find(({ seq, type }) => type === 'statement' && seq === 3)).toMatchObject({
+      status: 'unknown',
+      duration_us: null,
+    });
+  });
+
   test('exports are what they say', async () => {
     using directory = new TemporaryDirectory();
     const recorded = await events(directory.path);
-    const lines = String(exportSession(recorded, 'jsonl'))
+    const lines = (await exported(recorded, 'jsonl'))
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));
@@ -461,10 +504,10 @@ describe('replay and export', () => {
     ]);
     const { type: _, ...statement } = lines[1];
     expect(statementSchema.parse(statement)).toEqual(statement);
-    const csv = String(exportSession(recorded, 'csv'));
+    const csv = await exported(recorded, 'csv');
     expect(csv.split('\r\n')[0]).toMatch(/^session,principal/);
     expect(csv).toContain('"SELECT ""a,b""\nFROM missing"');
-    const cast = String(exportSession(recorded, 'asciicast'))
+    const cast = (await exported(recorded, 'asciicast'))
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line));

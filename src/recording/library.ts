@@ -117,7 +117,7 @@ export class Library {
         report.locked.push(file.key);
         continue;
       }
-      for (const line of openPart(bytes, inspection, key).lines) {
+      for (const line of openPart(bytes, inspection, key)) {
         read += 1;
         yield JSON.parse(line) as JournalEvent;
       }

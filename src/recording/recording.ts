@@ -345,19 +345,12 @@ function lastWhole(file: Buffer, headLength: number): number {
   return at;
 }
 
-/** A part whose every byte was checked, opened. */
-export interface OpenedPart {
-  readonly header: RecordingHeader;
-  readonly trailer: RecordingTrailer;
-  /** One event a line, in order. */
-  readonly lines: readonly string[];
-}
-
 /**
- * Opens a part that `inspectPart` found without fault. Throws `RecordingError` where the key does not fit or the
- * content is not what the trailer says.
+ * The events of a part that `inspectPart` found without fault, one a line, in order. Throws `RecordingError` where the key
+ * does not fit or the content is not what the trailer says. A chunk is opened when its first line is asked for: a part may
+ * unpack to much more than its size.
  */
-export function openPart(file: Buffer, inspection: PartInspection, key: Buffer): OpenedPart {
+export function* openPart(file: Buffer, inspection: PartInspection, key: Buffer): Generator<string> {
   const { header, trailer, faults } = inspection;
   if (header === null || trailer === null || faults.length > 0) {
     const fault = faults[0];
@@ -365,19 +358,17 @@ export function openPart(file: Buffer, inspection: PartInspection, key: Buffer):
       `bytes ${fault?.from ?? 0} to ${fault?.to ?? file.length} of the recording are bad: ${fault?.what ?? 'no trailer'}`,
     );
   }
-  const lines: string[] = [];
   let before: Buffer = hash('sha256', file.subarray(0, trailer.chunks[0]?.offset ?? 0), 'buffer');
   for (const [index, chunk] of trailer.chunks.entries()) {
     const bytes = file.subarray(chunk.offset, chunk.offset + chunk.length);
     const plain = openChunk(header, bytes.subarray(4), index, before, key);
     before = Buffer.from(chunk.hash, 'hex');
-    const text = plain.toString('utf8').split('\n');
-    text.pop();
-    if (text.length !== chunk.events)
-      throw new RecordingError(`chunk ${index} holds ${text.length} events and not ${chunk.events}`);
-    for (const line of text) lines.push(line);
+    const lines = plain.toString('utf8').split('\n');
+    lines.pop();
+    if (lines.length !== chunk.events)
+      throw new RecordingError(`chunk ${index} holds ${lines.length} events and not ${chunk.events}`);
+    yield* lines;
   }
-  return { header, trailer, lines };
 }
 
 function openChunk(

@@ -27,39 +27,54 @@ export function statementsOf(events: readonly JournalEvent[]): RecordedStatement
 }
 
 /** The frames of a session: each statement when it started, its outcome when it ended. */
-export function framesOf(events: readonly JournalEvent[]): Frame[] {
+export function framesOf(events: Iterable<JournalEvent>): Frame[] {
+  const maker = new FrameMaker();
   const frames: Frame[] = [];
-  const starts = new Map<number, StatementStartedEvent>();
-  const first = events[0];
-  const origin = first === undefined ? 0 : timeMs(first.at);
-  // Several statements may run at once: then an outcome names the one it belongs to.
-  let last: number | null = null;
   for (const event of events) {
-    const at = Math.max(0, timeMs(event.at) - origin);
-    if (event.type === 'session_started') {
-      frames.push({ at, text: `${sessionHeading(event)}\n`, seq: null });
-    } else if (event.type === 'statement_started') {
-      starts.set(event.seq, event);
-      const label = `${offsetText(at).padStart(10)}  #${event.seq} `;
-      const text = label + statementText(event).replaceAll('\n', `\n${' '.repeat(label.length)}`);
-      frames.push({ at, text, seq: event.seq });
-      last = event.seq;
-    } else if (event.type === 'statement_ended') {
-      const start = starts.get(event.seq);
-      starts.delete(event.seq);
-      if (start === undefined) continue;
-      const which = last === event.seq ? '' : `#${event.seq} `;
-      frames.push({
-        at,
-        text: `${' '.repeat(12)}→ ${which}${outcomeText(joinStatement(start, event))}`,
-        seq: null,
-      });
-    } else {
-      const text = eventText(event);
-      if (text !== null) frames.push({ at, text: `${offsetText(at).padStart(10)}  ${text}`, seq: null });
-    }
+    const frame = maker.take(event);
+    if (frame !== null) frames.push(frame);
   }
   return frames;
+}
+
+/** Makes frames of a session's events, one by one. */
+export class FrameMaker {
+  readonly #starts = new Map<number, StatementStartedEvent>();
+  #origin: number | null = null;
+  /** Several statements may run at once: then an outcome names the one it belongs to. */
+  #last: number | null = null;
+
+  /** Null for events that show nothing. */
+  take(event: JournalEvent): Frame | null {
+    this.#origin ??= timeMs(event.at);
+    const at = Math.max(0, timeMs(event.at) - this.#origin);
+    switch (event.type) {
+      case 'session_started':
+        return { at, text: `${sessionHeading(event)}\n`, seq: null };
+      case 'statement_started': {
+        this.#starts.set(event.seq, event);
+        this.#last = event.seq;
+        const label = `${offsetText(at).padStart(10)}  #${event.seq} `;
+        const text = label + statementText(event).replaceAll('\n', `\n${' '.repeat(label.length)}`);
+        return { at, text, seq: event.seq };
+      }
+      case 'statement_ended': {
+        const start = this.#starts.get(event.seq);
+        this.#starts.delete(event.seq);
+        if (start === undefined) return null;
+        const which = this.#last === event.seq ? '' : `#${event.seq} `;
+        return {
+          at,
+          text: `${' '.repeat(12)}→ ${which}${outcomeText(joinStatement(start, event))}`,
+          seq: null,
+        };
+      }
+      default: {
+        const text = eventText(event);
+        return text === null ? null : { at, text: `${offsetText(at).padStart(10)}  ${text}`, seq: null };
+      }
+    }
+  }
 }
 
 /** What a player needs of the world around it. */

@@ -103,8 +103,7 @@ async function stored(
     expect(inspection.header).toMatchObject({ session, part, previous });
     previous = inspection.sha256;
     const dataKey = await unwrapKey(Buffer.from(inspection.header!.key, 'base64'), identities);
-    for (const line of openPart(file, inspection, dataKey!).lines)
-      events.push(JSON.parse(line) as JournalEvent);
+    for (const line of openPart(file, inspection, dataKey!)) events.push(JSON.parse(line) as JournalEvent);
   }
   return events;
 }
@@ -204,7 +203,7 @@ describe('sealing', () => {
     expect(file.toString('latin1')).not.toMatch(/SELECT|person|orders/);
     const stranger = await generateX25519Identity();
     expect(await unwrapKey(Buffer.from(inspectPart(file).header!.key, 'base64'), [stranger])).toBeNull();
-    expect(() => openPart(file, inspectPart(file), Buffer.alloc(32))).toThrow(
+    expect(() => [...openPart(file, inspectPart(file), Buffer.alloc(32))]).toThrow(
       /cannot be opened with this key/,
     );
   });

@@ -92,7 +92,7 @@ export async function verifySession(
       continue;
     }
     try {
-      for (const line of openPart(bytes, inspection, dataKey).lines)
+      for (const line of openPart(bytes, inspection, dataKey))
         content.event(JSON.parse(line) as JournalEvent, session);
     } catch (error) {
       findings.push({ key, from: null, to: null, what: (error as Error).message });

@@ -5,9 +5,9 @@ import { App } from '../../../src/app.ts';
 import { parseConfig } from '../../../src/config/load.ts';
 import { makeLog } from '../../../src/log.ts';
 import type { JournalEvent } from '../../../src/recording/events.ts';
-import { exportSession } from '../../../src/recording/export.ts';
 import { knownSigningKeys, loadRecordingKeys } from '../../../src/recording/keys.ts';
 import { Library } from '../../../src/recording/library.ts';
+import { pcapng } from '../../../src/recording/pcapng.ts';
 import { framesOf, statementsOf } from '../../../src/recording/replay.ts';
 import { DirectoryStore } from '../../../src/recording/store/directory.ts';
 import { verifySession } from '../../../src/recording/verify.ts';
@@ -129,7 +129,7 @@ test('the recording has what the client saw, masked where it must be, and nothin
     .map(({ text }) => text)
     .join('\n');
   expect(played).toMatch(/#2 UPDATE people .*\n.*→ ok, 7 rows affected/);
-  const capture = exportSession(events, 'pcapng') as Buffer;
+  const capture = pcapng(events);
   expect(capture.includes('UPDATE people SET name')).toBe(true);
   const withoutFrames = JSON.stringify(events.filter(({ type }) => type !== 'frame'));
   expect(withoutFrames).not.toContain('secret-5');

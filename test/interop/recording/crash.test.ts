@@ -5,14 +5,14 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
-import { TemporaryDirectory } from '../../test/support/recording.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
-import { knownSigningKeys, loadRecordingKeys } from './keys.ts';
-import { Library } from './library.ts';
-import { listSegments } from './reader.ts';
-import { spoolFiles } from './sealer.ts';
-import { DirectoryStore } from './store/directory.ts';
-import { verifyEntries, verifySession } from './verify.ts';
+import { knownSigningKeys, loadRecordingKeys } from '../../../src/recording/keys.ts';
+import { Library } from '../../../src/recording/library.ts';
+import { listSegments } from '../../../src/recording/reader.ts';
+import { spoolFiles } from '../../../src/recording/sealer.ts';
+import { DirectoryStore } from '../../../src/recording/store/directory.ts';
+import { verifyEntries, verifySession } from '../../../src/recording/verify.ts';
+import { SqliteRecordingIndex } from '../../../src/store/recording-index.ts';
+import { TemporaryDirectory } from '../../support/recording.ts';
 
 const KILLS = 10;
 
