@@ -95,17 +95,43 @@ export class Library {
    * when nothing of the session can be found or read.
    */
   async *events(session: string, report: ReadReport = emptyReport()): AsyncGenerator<JournalEvent> {
+    const at: Progress = { part: 0, sealed: null, over: false };
     let read = 0;
-    let part = 0;
-    let sealed: { boot: string; to: Place } | null = null;
-    let over = false;
+    for (;;) {
+      for await (const event of this.#sealedEvents(session, at, report)) {
+        read += 1;
+        yield event;
+      }
+      if (at.over) break;
+      const unsealed = await this.#unsealed(session, at.sealed);
+      // What is not in the journal any more has been sealed while we looked.
+      if ((await this.parts(session)).some(({ part }) => part > at.part)) continue;
+      report.unsealed = unsealed.length > 0;
+      read += unsealed.length;
+      yield* unsealed;
+      break;
+    }
+    if (read > 0) return;
+    if (report.locked.length > 0)
+      throw new RecordingError(
+        `no identity at hand opens session ${session}; name one of its recipients' key files with --identity`,
+      );
+    const [bad] = report.faults;
+    if (bad !== undefined)
+      throw new RecordingError(`${bad.key}: bytes ${bad.fault.from} to ${bad.fault.to}: ${bad.fault.what}`);
+    throw new RecordingError(`there is no session ${session}`);
+  }
+
+  /** Events of the parts behind `at`, which moves on with them. */
+  async *#sealedEvents(session: string, at: Progress, report: ReadReport): AsyncGenerator<JournalEvent> {
     for (const file of await this.parts(session)) {
-      for (part += 1; part < file.part; part += 1) report.missing.push(part);
+      if (file.part <= at.part) continue;
+      for (at.part += 1; at.part < file.part; at.part += 1) report.missing.push(at.part);
       const bytes = await this.read(file);
       const inspection = inspectPart(bytes);
       if (inspection.trailer !== null) {
-        sealed = { boot: inspection.trailer.journal.boot, to: inspection.trailer.journal.to };
-        over = inspection.trailer.state !== 'open';
+        at.sealed = { boot: inspection.trailer.journal.boot, to: inspection.trailer.journal.to };
+        at.over = inspection.trailer.state !== 'open';
       }
       const [fault] = inspection.faults;
       if (fault !== undefined) {
@@ -117,27 +143,8 @@ export class Library {
         report.locked.push(file.key);
         continue;
       }
-      for (const line of openPart(bytes, inspection, key)) {
-        read += 1;
-        yield JSON.parse(line) as JournalEvent;
-      }
+      for (const line of openPart(bytes, inspection, key)) yield JSON.parse(line) as JournalEvent;
     }
-    if (!over) {
-      for await (const event of this.#unsealed(session, sealed)) {
-        read += 1;
-        report.unsealed = true;
-        yield event;
-      }
-    }
-    if (read > 0) return;
-    if (report.locked.length > 0)
-      throw new RecordingError(
-        `no identity at hand opens session ${session}; name one of its recipients' key files with --identity`,
-      );
-    const [bad] = report.faults;
-    if (bad !== undefined)
-      throw new RecordingError(`${bad.key}: bytes ${bad.fault.from} to ${bad.fault.to}: ${bad.fault.what}`);
-    throw new RecordingError(`there is no session ${session}`);
   }
 
   /** The session in the store that began last; null when there is none. Lists the whole store. */
@@ -178,17 +185,15 @@ export class Library {
     return open;
   }
 
-  async *#unsealed(
-    session: string,
-    sealed: { boot: string; to: Place } | null,
-  ): AsyncGenerator<JournalEvent> {
+  /** Events of a session that the journal has and its sealed parts have not. */
+  async #unsealed(session: string, sealed: Progress['sealed']): Promise<JournalEvent[]> {
     const found: JournalEvent[] = [];
     await this.#journal(sealed?.boot ?? null, (id, event, boot, place) => {
       if (id !== session) return;
       if (sealed !== null && boot === sealed.boot && !isAfter(place, sealed.to)) return;
       found.push(event());
     });
-    yield* found;
+    return found;
   }
 
   /** Reads what the identities open of the journal, the live one too. */
@@ -271,6 +276,13 @@ export class Library {
       ]),
     );
   }
+}
+
+/** How far the reading of a session's parts has come. */
+interface Progress {
+  part: number;
+  sealed: { readonly boot: string; readonly to: Place } | null;
+  over: boolean;
 }
 
 export function emptyReport(): ReadReport {
