@@ -98,7 +98,7 @@ const PATTERNS: readonly Pattern[] = [
   { what: 'age identity', pattern: /\bAGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{50,}/g },
   { what: 'AWS access key', pattern: /\b(?:AKIA|ASIA)[0-9A-Z]{16}\b/g },
   { what: 'GitHub token', pattern: /\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{60,}/g },
-  { what: 'npm token', pattern: /\bnpm_[A-Za-z0-9]{36}\b|:_authToken=(?!\$)\S+/g },
+  { what: 'npm token', pattern: /\bnpm_[A-Za-z0-9]{36}\b|:_authToken=[A-Za-z0-9]\S+/g },
   { what: 'Slack token', pattern: /\bxox[abposr]-[A-Za-z0-9-]{20,}/g },
   { what: 'Google API key', pattern: /\bAIza[0-9A-Za-z_-]{35}\b/g },
   { what: 'Vault token', pattern: /\bhv[sbr]\.[A-Za-z0-9_-]{24,}/g },
