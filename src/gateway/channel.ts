@@ -183,7 +183,8 @@ export class StreamChannel implements Channel {
       ...(options.alpn ? { ALPNProtocols: [...options.alpn] } : {}),
     });
     await this.#handshaken(socket, 'secure');
-    return this.#secured(socket, socket.authorized, this.#settings.certificate ?? null);
+    const verified = requestCertificate === true && isClientVerified(socket);
+    return this.#secured(socket, verified, this.#settings.certificate ?? null);
   }
 
   async connectTls(options: ConnectTls): Promise<TlsState> {
@@ -434,4 +435,13 @@ function bindingOf(socket: tls.TLSSocket, version: string): NonNullable<TlsState
 function ownCertificate(socket: tls.TLSSocket): Buffer | null {
   const own = socket.getCertificate() as Partial<tls.PeerCertificate> | null;
   return own?.raw ?? null;
+}
+
+/**
+ * Whether the client showed a certificate from one of the listener's authorities. Node works `authorized` out only for
+ * sockets of a `tls.Server`, by this same question to OpenSSL, so it is asked here. Where it cannot be asked: no.
+ */
+function isClientVerified(socket: tls.TLSSocket): boolean {
+  const { _handle: handle } = socket as unknown as { _handle?: { verifyError?(): Error | null } };
+  return handle?.verifyError !== undefined && handle.verifyError() === null;
 }

@@ -42,7 +42,14 @@ export async function listenerTls(config: ListenerConfig['tls']): Promise<Channe
     required(config.key),
     optional(config.client_ca),
   ]);
-  const options = { cert, key, ...(ca ? { ca } : {}), minVersion: 'TLSv1.2' } as const;
+  const options = {
+    cert,
+    key,
+    ...(ca ? { ca } : {}),
+    minVersion: 'TLSv1.2',
+    // OpenSSL resumes no session of a client with a certificate without one.
+    sessionIdContext: 'sallyport',
+  } as const;
   const context = makeContext(config.cert, options);
   return {
     mode: config.mode,
