@@ -57,3 +57,26 @@ describe('examples of configuration', () => {
     for (const type of types) expect(shown).toContain(type);
   });
 });
+
+test('docs/operations.md quotes what the gateway says', () => {
+  const root = fileURLToPath(new URL('../', import.meta.url));
+  const sources = ['src', 'protocols'].flatMap((folder) =>
+    readdirSync(`${root}${folder}`, { recursive: true })
+      .map((name) => `${root}${folder}/${String(name)}`)
+      .filter((path) => path.endsWith('.ts') && !path.endsWith('.test.ts')),
+  );
+  // As it is said, with the place of every name marked, however it is written in the source.
+  const said = sources
+    .map((path) => readFileSync(path, 'utf8'))
+    .join('\n')
+    .replaceAll(/\$\{[^}]*\}/g, 'X')
+    .replaceAll("\\'", "'");
+  const tables = page('operations.md')
+    .split('### In the tool')[1]!
+    .split('### The gateway does not answer')[0]!;
+  const quoted = [...tables.matchAll(/^\| (.*?) \|/gm)]
+    .flatMap(([, cell = '']) => [...cell.matchAll(/`([^`]{12,})`/g)])
+    .map((match) => match[1]!);
+  expect(quoted.length).toBeGreaterThan(30);
+  for (const text of quoted) expect(said.includes(text), text).toBe(true);
+});
