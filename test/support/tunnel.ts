@@ -67,6 +67,7 @@ export async function startGatewayProcess(options: GatewayProcessOptions): Promi
     writeFileSync(join(folder, 'tls.key'), options.tls.key, { mode: 0o600 });
   }
   const config = join(folder, 'config.yaml');
+  // No index of statements: its parser takes memory of its own, and tests watch that of what carries bytes.
   const tls = options.tls === undefined ? '' : ', tls: { cert: tls.pem, key: tls.key }';
   writeFileSync(
     config,
@@ -74,8 +75,7 @@ export async function startGatewayProcess(options: GatewayProcessOptions): Promi
 http: { listen: "${host}:${port}"${tls} }
 secrets:
   env: { type: env }
-recording:
-  store: { type: directory, path: ./recordings }
+recording: { index: sessions, store: { type: directory, path: ./recordings } }
 users:
 ${USERS.map((user) => `  ${user}: { password: "${hash}" }`).join('\n')}
 rules:
