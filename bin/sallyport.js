@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Starts the command line: the compiled one of an installed package, the sources of a checkout. Kept to syntax that old
 // versions of Node can read, so that they fail with a sentence and not with a stack.
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
@@ -14,10 +14,7 @@ const major = Number(process.versions.node.split('.')[0]);
 
 if (major < MAJOR_MIN) {
   if (existsSync(bundledNode) && process.execPath !== bundledNode) {
-    const result = spawnSync(bundledNode, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
-      stdio: 'inherit',
-    });
-    process.exitCode = result.status ?? 1;
+    runWith(bundledNode);
   } else {
     console.error(`sallyport needs Node.js ${MAJOR_MIN} or later; this is ${process.versions.node}.`);
     console.error(
@@ -28,4 +25,20 @@ if (major < MAJOR_MIN) {
 } else {
   // A checkout always runs what its sources say, whatever was compiled before.
   await import((existsSync(sources) ? sources : compiled).href);
+}
+
+/** Runs this command with another Node, and ends as it does. */
+function runWith(node) {
+  const child = spawn(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });
+  // Ctrl-C reaches the child by the terminal itself, and is its own to answer: psql goes on after it.
+  for (const signal of ['SIGINT', 'SIGQUIT'])
+    process.on(signal, () => {
+      if (!process.stdin.isTTY) child.kill(signal);
+    });
+  for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  child.on('exit', (code, signal) => {
+    if (signal === null) process.exit(code);
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+  });
 }
