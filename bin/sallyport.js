@@ -12,6 +12,14 @@ const sources = new URL('src/main.ts', root);
 const bundledNode = fileURLToPath(new URL('node_modules/.bin/node', root));
 const major = Number(process.versions.node.split('.')[0]);
 
+const DAEMONS = ['start', 'demo'];
+/**
+ * For processes that live long. The SQL parser in WebAssembly is compiled by V8's quick compiler alone: the other would take
+ * half a gigabyte for a moment and gain nothing, since parsing is off the hot path. A larger young generation lets the
+ * short-lived objects of the relay die before they are copied.
+ */
+const DAEMON_FLAGS = ['--liftoff-only', '--max-semi-space-size=32'];
+
 if (major < MAJOR_MIN) {
   if (existsSync(bundledNode) && process.execPath !== bundledNode) {
     runWith(bundledNode);
@@ -23,8 +31,21 @@ if (major < MAJOR_MIN) {
     process.exitCode = 1;
   }
 } else {
+  if (DAEMONS.includes(process.argv[2])) replaceWithFlags();
   // A checkout always runs what its sources say, whatever was compiled before.
   await import((existsSync(sources) ? sources : compiled).href);
+}
+
+/** The same process once more, with the flags; it goes on as it is where the platform has no exec. */
+function replaceWithFlags() {
+  if (typeof process.execve !== 'function' || process.execArgv.includes(DAEMON_FLAGS[0])) return;
+  const args = [
+    ...process.execArgv,
+    ...DAEMON_FLAGS,
+    fileURLToPath(import.meta.url),
+    ...process.argv.slice(2),
+  ];
+  process.execve(process.execPath, [process.execPath, ...args], process.env);
 }
 
 /** Runs this command with another Node, and ends as it does. */
