@@ -181,7 +181,11 @@ export class Oidc {
     const options: Client.DiscoveryRequestOptions = {
       timeout: REQUEST_SECONDS_MAX,
       // Plain HTTP is for providers on this machine alone: in tests, or behind a local proxy.
-      ...(isLocal(issuer) ? { execute: [library.allowInsecureRequests] } : {}),
+      // What signs the ID token is checked too, not only the TLS that it came over.
+      execute: [
+        library.enableNonRepudiationChecks,
+        ...(isLocal(issuer) ? [library.allowInsecureRequests] : []),
+      ],
       ...(config.ca === undefined ? {} : { [library.customFetch]: await fetchTrusting(config.ca) }),
     };
     const client = await told(() =>
