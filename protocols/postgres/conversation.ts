@@ -1,6 +1,6 @@
 import type { ObserveOptions, Sink } from '../engine.ts';
 import type { Refusal } from '../error.ts';
-import { Statement, type TransactionState } from '../statement.ts';
+import type { Statement, TransactionState } from '../statement.ts';
 import { decodeUtf8, type TextDecode, textDecoder } from './encoding.ts';
 import {
   BIND,
@@ -16,6 +16,7 @@ import {
   SYNC,
 } from './messages.ts';
 import { CLOSE_PORTAL, DESCRIBE_PORTAL, Operation, OperationQueue } from './operations.ts';
+import { belongs, executionOf, failureOf, takeStatement } from './records.ts';
 import { addError, addNotice, addResult, keepResults } from './results.ts';
 import type { SessionFacts } from './session.ts';
 import { Names, type Portal } from './statements.ts';
@@ -238,11 +239,7 @@ export class Conversation {
     } else {
       this.#executed(operation, tag, suspended);
     }
-    this.#described = false;
-    this.#copiedOut = false;
-    this.rows = 0;
-    this.description = null;
-    this.sample = null;
+    this.#resetResult();
   }
 
   /** Types and formats of the columns of the result under way, as far as they are known. */
@@ -281,11 +278,7 @@ export class Conversation {
         statement.bytesReceived += this.position - this.#mark;
         this.#finish(statement, statement.error === null ? 'ok' : statement.status);
       }
-      this.rows = 0;
-      this.#described = false;
-      this.#copiedOut = false;
-      this.description = null;
-      this.sample = null;
+      this.#resetResult();
     }
     this.#mark = this.position;
     if (status === STATUS_IDLE) this.names.closePortals(this.#portalEndedBound);
@@ -333,11 +326,7 @@ export class Conversation {
     if (operation.kind === QUERY || operation.kind === FUNCTION_CALL)
       this.#failed(operation, message, copied);
     else this.#failedGroup(operation, message);
-    this.rows = 0;
-    this.#described = false;
-    this.#copiedOut = false;
-    this.description = null;
-    this.sample = null;
+    this.#resetResult();
     return refused ? (refusal ?? this.#lastRefusal) : null;
   }
 
@@ -375,7 +364,7 @@ export class Conversation {
   close(status: 'unknown' | 'cancelled'): void {
     for (let operation = this.queue.front(); operation !== null; operation = this.queue.front()) {
       this.queue.shift();
-      const statement = take(operation);
+      const statement = takeStatement(operation);
       if (statement !== null) this.#finish(statement, statement.error === null ? status : statement.status);
     }
     for (const portal of this.names.openPortals()) {
@@ -410,7 +399,7 @@ export class Conversation {
   #giveUp(operation: Operation): void {
     if (operation.kind === PARSE && operation.refusal === null) this.names.parsed(operation);
     else if (operation.kind === BIND) this.names.bound(operation);
-    const statement = take(operation);
+    const statement = takeStatement(operation);
     if (statement === null) return;
     statement.opaque = true;
     this.#finish(statement, 'unknown');
@@ -442,6 +431,14 @@ export class Conversation {
     }
     this.lose('the server answered what was not asked');
     return null;
+  }
+
+  #resetResult(): void {
+    this.rows = 0;
+    this.#described = false;
+    this.#copiedOut = false;
+    this.description = null;
+    this.sample = null;
   }
 
   #addResult(
@@ -497,7 +494,7 @@ export class Conversation {
    */
   #correct(operation: Operation, portal: Portal | null): void {
     const mistaken = operation.statement!;
-    if (take(operation) !== null) {
+    if (takeStatement(operation) !== null) {
       mistaken.messages = ['not executed: its name stood for another statement'];
       this.#finish(mistaken, 'cancelled');
     }
@@ -507,15 +504,8 @@ export class Conversation {
       operation.statement = portal.statement;
       if (operation.statement !== null) return;
     }
-    const prepared = portal?.prepared ?? null;
-    const statement = new Statement(
-      prepared?.copies ? 'copy' : 'execute',
-      prepared?.text ?? null,
-      prepared?.textBytes ?? 0,
-    );
-    statement.textSha256 = prepared?.textSha256 ?? null;
-    statement.name = mistaken.name;
-    statement.parameters = portal?.parameters ?? null;
+    const statement = executionOf(portal, operation.name);
+    statement.name ??= mistaken.name;
     statement.bytesSent = mistaken.bytesSent;
     this.#sink.begin(statement);
     operation.statement = statement;
@@ -600,7 +590,7 @@ export class Conversation {
     let { statement } = holder;
     if (statement === null) {
       if (operation.kind === EXECUTE) return; // it follows a refused Parse
-      statement = this.#standalone(operation);
+      statement = failureOf(operation);
       this.#sink.begin(statement);
     } else {
       const { portal } = holder;
@@ -617,22 +607,11 @@ export class Conversation {
     this.#finish(statement, statement.status);
   }
 
-  /** A record for a Parse, Bind, Describe or Close that failed without an Execute behind it. */
-  #standalone(operation: Operation): Statement {
-    const prepared = operation.prepared ?? operation.portal?.prepared ?? null;
-    const kind = operation.kind === PARSE ? 'prepare' : operation.kind === BIND ? 'execute' : 'command';
-    const statement = new Statement(kind, prepared?.text ?? null, prepared?.textBytes ?? 0);
-    statement.textSha256 = prepared?.textSha256 ?? null;
-    statement.name = operation.portal?.preparedName || operation.name || null;
-    statement.parameters = operation.portal?.parameters ?? null;
-    return statement;
-  }
-
   /** An operation that the server skips: its statement has not run. */
   #dropStatement(operation: Operation): void {
     const { portal } = operation;
     if (operation.refusal !== null && !this.skip) this.poisons -= 1;
-    const statement = take(operation);
+    const statement = takeStatement(operation);
     if (statement === null) return;
     if (portal !== null && portal.results > 0) {
       this.#finish(statement, 'ok');
@@ -705,28 +684,4 @@ export function transactionOf(status: number): TransactionState {
   if (status === STATUS_IDLE) return 'idle';
   if (status === 0x54) return 'active';
   return status === 0x45 ? 'failed' : 'unknown';
-}
-
-/**
- * Takes an operation's statement from it, and from its portal. Null when there is none, or when it is over already:
- * the Executes of one portal share one.
- */
-function take(operation: Operation): Statement | null {
-  const { statement, portal } = operation;
-  operation.statement = null;
-  if (statement === null || portal === null || operation.kind !== EXECUTE) return statement;
-  portal.pending -= 1;
-  if (portal.statement !== statement) return null;
-  portal.statement = null;
-  return statement;
-}
-
-/** Whether an Execute is what a failed Parse, Bind or Describe was sent for. */
-function belongs(execute: Operation, failed: Operation): boolean {
-  const { portal } = execute;
-  if (portal === null) return false;
-  if (failed.kind === PARSE) return portal.prepared === failed.prepared;
-  if (failed.kind === BIND) return portal === failed.portal;
-  if (failed.kind === DESCRIBE) return portal.preparedName === failed.name;
-  return failed.kind === DESCRIBE_PORTAL && portal.name === failed.name;
 }

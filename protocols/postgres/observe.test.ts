@@ -765,6 +765,31 @@ describe('columns and samples', () => {
     }
   });
 
+  test('a description that only looks like one before is another', () => {
+    const ask = (name: string, type: number): Buffer[] => [
+      description(name, type),
+      row('1'),
+      complete('SELECT 1'),
+      ready(),
+    ];
+    const { ended } = converse(
+      [
+        [query('a')],
+        ask('same_prefix_a', 25),
+        [query('b')],
+        ask('same_prefix_b', 25),
+        [query('c')],
+        ask('same_prefix_a', 23),
+      ],
+      { columns: true },
+    );
+    expect(ended.map(({ columns }) => columns)).toEqual([
+      ['same_prefix_a'],
+      ['same_prefix_b'],
+      ['same_prefix_a'],
+    ]);
+  });
+
   test('results of one query have their columns each', () => {
     const { ended } = converse(
       [

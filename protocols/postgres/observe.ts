@@ -25,7 +25,8 @@ class PostgresObserver implements Observer {
     this.#conversation = new Conversation(sink, options, facts);
     this.#client = new ClientStream(sink, this.#conversation, options, facts.denialMarker);
     this.#server = new ServerStream(sink, this.#conversation, options, facts.denialMarker);
-    this.#conversation.trace = () => `client ${this.#client.trace.text} server ${this.#server.trace.text}`;
+    this.#conversation.trace = () =>
+      `client ${this.#client.requests.trace.text} server ${this.#server.trace.text}`;
   }
 
   client(chunk: Buffer): void {
@@ -58,7 +59,7 @@ class PostgresObserver implements Observer {
 
   get leaving(): 'client' | 'server' | null {
     if (this.#conversation.serverLeaves) return 'server';
-    return this.#client.leaves ? 'client' : null;
+    return this.#client.requests.leaves ? 'client' : null;
   }
 
   get fatal(): Refusal | null {
@@ -71,7 +72,7 @@ class PostgresObserver implements Observer {
 
   /** Terminate, unless it was said already or would land within a message. */
   goodbye(): Buffer | null {
-    return this.#client.leaves || this.#client.streaming ? null : TERMINATE_MESSAGE;
+    return this.#client.requests.leaves || this.#client.streaming ? null : TERMINATE_MESSAGE;
   }
 
   /** PostgreSQL cancels over a connection of its own. */

@@ -110,6 +110,16 @@ function cutParameter(
   return sha256 === undefined ? parameter : { ...parameter, sha256 };
 }
 
+/** Result formats of a Bind: Int16 count, and each. */
+export function readFormats(bytes: Buffer, start: number, end: number): readonly number[] | null {
+  if (start + 2 > end) return null;
+  const count = uint16(bytes, start);
+  if (start + 2 + count * 2 > end) return null;
+  const formats: number[] = [];
+  for (let index = 0; index < count; index += 1) formats.push(uint16(bytes, start + 2 + index * 2));
+  return formats;
+}
+
 /** Memory that parameters hold, roughly: for the bound on what is outstanding. */
 export function parametersWeight(parameters: readonly Parameter[]): number {
   let weight = 64 * parameters.length;

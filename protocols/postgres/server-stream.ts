@@ -1,6 +1,7 @@
 import type { ObserveOptions, Sink } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { Conversation } from './conversation.ts';
+import { DescriptionReader } from './descriptions.ts';
 import {
   BIND_COMPLETE,
   CLOSE_COMPLETE,
@@ -22,7 +23,6 @@ import {
   PARSE_COMPLETE,
   PORTAL_SUSPENDED,
   parseParameterDescription,
-  parseRowDescription,
   parseServerMessage,
   READY_FOR_QUERY,
   ROW_DESCRIPTION,
@@ -55,6 +55,7 @@ export class ServerStream {
   readonly #sampleRows: number;
   readonly #describes: boolean;
   readonly #tags = new TagReader();
+  readonly #descriptions = new DescriptionReader();
   readonly trace = new MessageTrace();
   /** The server has sent what is no message. */
   fatal: Refusal | null = null;
@@ -277,7 +278,7 @@ export class ServerStream {
         return null;
       case ROW_DESCRIPTION:
         conversation.rowDescription(
-          this.#describes ? parseRowDescription(bytes, start, end, conversation.decode) : null,
+          this.#describes ? this.#descriptions.read(bytes, start, end, conversation.decode) : null,
         );
         return null;
       case NO_DATA:
