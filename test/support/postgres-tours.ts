@@ -15,13 +15,19 @@ export interface Way {
   /** Null: none is sent. */
   readonly password: string | null;
   readonly database: string;
+  /** Insist on TLS. */
+  readonly tls?: boolean;
 }
 
 /** node-postgres: parameters, named statements, errors, pool, cursors, COPY both ways, notifications. */
 export async function nodePostgresTour(way: Way): Promise<string[]> {
   const lines: string[] = [];
   const show = (step: string, value: unknown): void => void lines.push(`${step} ${JSON.stringify(value)}`);
-  const options = { ...way, password: way.password ?? undefined };
+  const options = {
+    ...way,
+    password: way.password ?? undefined,
+    ssl: way.tls ? { rejectUnauthorized: false } : false,
+  };
   const client = new pg.Client(options);
   await client.connect();
   await client.query('drop table if exists tourn');
@@ -96,6 +102,7 @@ export async function postgresJsTour(way: Way): Promise<string[]> {
     username: way.user,
     password: way.password ?? undefined,
     database: way.database,
+    ssl: way.tls ? 'require' : false,
     max: 1,
     onnotice: (notice) => show('notice', notice.code),
   });

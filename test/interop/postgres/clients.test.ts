@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { PostgresSettings } from '../../../protocols/engine.ts';
 import { postgres } from '../../../protocols/postgres/engine.ts';
+import { makeAuthority } from '../../support/certificates.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
 import type { RecordedStatement } from '../../support/memory-recorder.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
@@ -107,7 +108,7 @@ function environment(way: Way): Record<string, string> {
     PGPORT: String(way.port),
     PGUSER: way.user,
     PGDATABASE: way.database,
-    PGSSLMODE: 'disable',
+    PGSSLMODE: way.tls ? 'require' : 'disable',
     ...(way.password === null ? {} : { PGPASSWORD: way.password }),
   };
 }
@@ -495,4 +496,40 @@ select abalance from pgbench_accounts where aid = :id;
       await old.stop();
     }
   });
+});
+
+test('with TLS on both legs', async () => {
+  const authority = await makeAuthority('tours');
+  const certificate = await authority.issue({ commonName: 'localhost', hosts: ['localhost', '127.0.0.1'] });
+  const secured = await startPostgres({ major: 18, tls: certificate, tlsRequired: true });
+  const other = await startTestGateway({
+    engine: postgres,
+    settings: SETTINGS,
+    servers: [secured],
+    username: 'launch_user',
+    password: secured.accounts.launch.password,
+    database: secured.database,
+    serverTls: { mode: 'verify-full', ca: authority.cert },
+    clientTls: { certificate, mode: 'require' },
+  });
+  try {
+    const way = { ...through(), port: other.port, tls: true };
+    expect(await nodePostgresTour(way)).toEqual(await nodePostgresTour(direct()));
+    expect(await postgresJsTour(way)).toEqual(await postgresJsTour(direct()));
+    const rows = "copy (select n, repeat('x', 1000) from generate_series(1, 20000) n) to stdout";
+    const psql = (where: Way): Promise<string> => command(where, 'psql', ['-X', '-c', rows]);
+    expect((await psql(way)) === (await psql(direct()))).toBe(true);
+    await command(way, 'pgbench', ['-i', '-q']);
+    await command(way, 'pgbench', ['-n', '-M', 'prepared', '-c', '2', '-t', '50']);
+    await other.recorder.until(() => other.recorder.sessions.every((session) => session.end_ !== null));
+    expect(found(other.recorder.statements, 'SELECT abalance')).toHaveLength(100);
+    for (const { start, notes } of other.recorder.sessions) {
+      expect(start).toMatchObject({ serverTlsVerified: true, tlsFallback: false });
+      expect(start.clientTls).toMatch(/^TLSv1\.3/);
+      expect(notes.filter((note) => note.kind === 'opaque')).toEqual([]);
+    }
+  } finally {
+    await other.close();
+    await secured.stop();
+  }
 });
