@@ -64,6 +64,8 @@ async function login(address: string | undefined, options: LoginOptions): Promis
   const gateway = (address ?? readLogin()?.gateway)?.replace(/\/+$/, '');
   if (gateway === undefined)
     throw new Error('name the gateway: sallyport login https://gateway.example:7070');
+  if (!/^(?:https?:\/\/|unix:)/.test(gateway) || !URL.canParse(gateway))
+    throw new Error(`${gateway} is no URL of a gateway; write https://gateway.example:7070`);
   const client = new GatewayClient({ gateway, token: null, ca: options.ca });
   const methods = await client.get('/login', loginMethods);
   const byPassword = options.user !== undefined || options.passwordStdin === true || !methods.oidc;
