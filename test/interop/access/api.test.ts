@@ -229,7 +229,7 @@ describe('what each may', () => {
     expect(text).toContain('SELECT 42 AS answer');
     expect(text).toContain('event: ended');
     expect(text.trimEnd().endsWith('event: closed\ndata: {}')).toBe(true);
-    expect(text).toContain("PASSWORD '***'".slice(0, 8));
+    expect(text).toContain("PASSWORD '***'");
     expect(text).not.toContain('canary-in-a-statement');
   });
 

@@ -187,7 +187,7 @@ describe('MariaDB', () => {
     });
     await connection.query('START TRANSACTION');
     await connection.query('INSERT INTO kept VALUES (9)');
-    expect((await heard).message).toMatch(/launch has ended|closed the connection|PROTOCOL/i);
+    expect((await heard).message).toMatch(/launch has ended/);
     await eventually(async () => (await server.run('SELECT * FROM shop.kept')).length === 0);
   });
 });
