@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 import { fairness } from './fairness.ts';
 import { roundTrips as mysqlRoundTrips } from './mysql.ts';
-import { bulk, idleMemory, roundTrips, signIns } from './postgres.ts';
+import { bulk, idleMemory, levels, roundTrips, signIns } from './postgres.ts';
 import { startup } from './startup.ts';
 
 /**
@@ -26,6 +26,7 @@ const options = {
 
 const PARTS: Readonly<Record<string, () => Promise<void>>> = {
   'postgres:roundtrips': () => roundTrips(options),
+  'postgres:levels': () => levels(options),
   'postgres:bulk': () => bulk(options),
   'postgres:signins': () => signIns(options),
   'postgres:memory': () => idleMemory(numbers(values.sessions)),

@@ -44,6 +44,44 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     }),
     await sallyport(backend, { recording: 'synced' }),
   ];
+  const sections = await measured(peers, server, backend, options);
+  writeSection(
+    'postgres round trips',
+    `## PostgreSQL: round trips\n\n\`pgbench -S\`, one thread, ${options.runs} interleaved runs of ${options.seconds} s each.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
+  );
+}
+
+/** The same round trips by what is recorded of them: each level alone, beside no recording at all. */
+export async function levels(options: BenchOptions): Promise<void> {
+  const { server, backend } = await prepared();
+  const level = (name: string, resourceRecording: string): Promise<Peer> =>
+    sallyport(backend, { recording: 'flushed', resourceRecording, name: `Sallyport, ${name}` });
+  const peers = [
+    direct(backend),
+    await sallyport(backend, { recording: 'off', name: 'Sallyport, nothing recorded' }),
+    await level('statements without parameters', '{ parameters: "off" }'),
+    await level('with parameters', '{ parameters: "on" }'),
+    await level(
+      'parameters and masks',
+      `{ parameters: "on", masks: [{ columns: [aid, ssn] }, { pattern: '\\b\\d{4}-\\d{4}-\\d{4}-\\d{4}\\b' }] }`,
+    ),
+    await level('parameters and 10 sample rows', '{ parameters: "on", sample_rows: 10 }'),
+    await level('parameters and raw frames', '{ parameters: "on", raw_frames: true }'),
+  ];
+  const sections = await measured(peers, server, backend, options);
+  writeSection(
+    'postgres recording levels',
+    `## PostgreSQL: what each level of recording costs\n\n\`pgbench -S\` (results of one row), one thread, ${options.runs} interleaved runs of ${options.seconds} s each; durability \`flushed\`, column names recorded at every level, CPU of all threads of the gateway, sealing and indexing among them. A parameter is bound in the prepared protocol alone; in the simple one the value stands in the text.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
+  );
+}
+
+/** A table for each protocol and number of clients, of runs interleaved between `peers`. Stops peers and server. */
+async function measured(
+  peers: readonly Peer[],
+  server: PostgresServer,
+  backend: Backend,
+  options: BenchOptions,
+): Promise<string[]> {
   const sections: string[] = [];
   try {
     for (const mode of ['simple', 'prepared'] as const) {
@@ -63,10 +101,7 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     for (const peer of peers) await peer.stop();
     await server.stop();
   }
-  writeSection(
-    'postgres round trips',
-    `## PostgreSQL: round trips\n\n\`pgbench -S\`, one thread, ${options.runs} interleaved runs of ${options.seconds} s each.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
-  );
+  return sections;
 }
 
 function roundTripTable(

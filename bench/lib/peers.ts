@@ -94,7 +94,8 @@ export interface SallyportOptions {
   /** `off`: the benchmark's own gateway with a recorder that does nothing. */
   readonly recording: 'off' | 'buffered' | 'flushed' | 'synced';
   readonly parameters?: boolean;
-  readonly sampleRows?: number;
+  /** What the resource says of its recordings, in YAML's flow style: `{ sample_rows: 10 }`. */
+  readonly resourceRecording?: string;
   readonly name?: string;
   readonly workers?: number;
   readonly nodeFlags?: readonly string[];
@@ -111,7 +112,8 @@ export async function sallyport(backend: Backend, options: SallyportOptions): Pr
     `parameters: ${options.parameters ?? true}`,
     `store: { type: directory, path: ${join(folder, 'recordings')} }`,
   ];
-  const samples = options.sampleRows ? `    recording: { sample_rows: ${options.sampleRows} }\n` : '';
+  const ofResource =
+    options.resourceRecording === undefined ? '' : `    recording: ${options.resourceRecording}\n`;
   writeFileSync(
     config,
     `gateway: { name: bench, data_dir: ${join(folder, 'data')}${options.workers ? `, workers: ${options.workers}` : ''} }
@@ -126,7 +128,7 @@ resources:
     database: ${backend.database}
     tls: { mode: disable }
     limits: { max_connections: 6000 }
-${samples}    launch_credentials: { username: ${backend.user}, password: "env:BENCH_PASSWORD" }
+${ofResource}    launch_credentials: { username: ${backend.user}, password: "env:BENCH_PASSWORD" }
 listeners:
   - { listen: "127.0.0.1:${port}", resource: db, client_auth: trust }
 `,
