@@ -27,8 +27,8 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
       : `CREATE USER app@'%' IDENTIFIED BY '${password}'`,
     "GRANT ALL ON sbtest.* TO app@'%'",
     // sysbench's client library is too old for the default plugin of today's MySQL without TLS.
-    `CREATE USER load@'%' IDENTIFIED BY ''`,
-    "GRANT ALL ON sbtest.* TO load@'%'",
+    `CREATE USER loader@'%' IDENTIFIED BY ''`,
+    "GRANT ALL ON sbtest.* TO loader@'%'",
     'SET GLOBAL general_log = 0',
     'SET GLOBAL max_connections = 600',
   );
@@ -104,7 +104,7 @@ function sysbench(peer: Peer, test: string, threads: number, rest: readonly stri
     '--mysql-host=127.0.0.1',
     `--mysql-port=${peer.port}`,
     // Directly and through HAProxy the account without a password; Sallyport signs in as its own, whatever is asked for.
-    '--mysql-user=load',
+    '--mysql-user=loader',
     '--mysql-db=sbtest',
     '--tables=1',
     `--table-size=${ROWS}`,

@@ -3,6 +3,9 @@
 /** Client bytes held while their statements' events wait for the journal; beyond, the client is not read. */
 export const RELAY_PENDING_BYTES_MAX = 1024 * 1024;
 
+/** Bytes that one session's server may send before the other sessions get their turn. Ours, by `bench fairness`. */
+export const RELAY_TURN_BYTES_MAX = 256 * 1024;
+
 /** How long a session that ends by our will waits for a message boundary toward the client. */
 export const PARTING_MS_MAX = 2_000;
 

@@ -3,7 +3,7 @@ import type { EngineSession, Note, ObserveOptions, Observer, Sink, Verdict } fro
 import { Refusal } from '../../protocols/error.ts';
 import type { Statement } from '../../protocols/statement.ts';
 import type { CloseReason, Recorder, SessionRecord, Waiter } from '../recording/recorder.ts';
-import { LINGER_MS_MAX, PARTING_MS_MAX, RELAY_PENDING_BYTES_MAX } from './limits.ts';
+import { LINGER_MS_MAX, PARTING_MS_MAX, RELAY_PENDING_BYTES_MAX, RELAY_TURN_BYTES_MAX } from './limits.ts';
 
 /** What a relay reports beside the traffic. All calls are synchronous and cheap. */
 export interface RelayPort {
@@ -51,6 +51,9 @@ export class Relay implements Sink, Waiter {
   #owedCount = 0;
   #clientPaused = false;
   #serverPaused = false;
+  /** Bytes of the server since this session last let others have their turn, and whether it is doing so now. */
+  #serverBytesInTurn = 0;
+  #yielding = false;
   #clientEnded = false;
   #serverEnded = false;
   #closed = false;
@@ -214,6 +217,8 @@ export class Relay implements Sink, Waiter {
 
   readonly #onServerData = (chunk: Buffer): void => {
     this.#touched = true;
+    this.#serverBytesInTurn += chunk.length;
+    if (this.#serverBytesInTurn > RELAY_TURN_BYTES_MAX && !this.#yielding) this.#yieldServer();
     this.#port.record.frame?.('server', chunk);
     const observer = this.observer;
     const wasBusy = observer.busy;
@@ -223,6 +228,19 @@ export class Relay implements Sink, Waiter {
     if (this.#clientPaused) this.#resumeClient();
     if (this.#parting !== null) this.#sayFarewell();
     else if (observer.fatal !== null) this.part(observer.fatal, 'protocol_error');
+  };
+
+  /** Lets the other sessions have their turn: a server that sends without pause could be read for milliseconds on end. */
+  #yieldServer(): void {
+    this.#yielding = true;
+    this.#server.pause();
+    setImmediate(this.#onTurnOver);
+  }
+
+  readonly #onTurnOver = (): void => {
+    this.#yielding = false;
+    this.#serverBytesInTurn = 0;
+    if (!this.#serverPaused && !this.#server.destroyed) this.#server.resume();
   };
 
   /** The gate's answer to a held statement. */
