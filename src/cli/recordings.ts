@@ -20,6 +20,7 @@ import {
 } from '../recording/present.ts';
 import { loadPostgresParser } from '../recording/relations.ts';
 import { FrameMaker, framesOf, Player } from '../recording/replay.ts';
+import { RISKS, type Risk } from '../recording/risk.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
   type SessionFilter,
@@ -40,6 +41,7 @@ interface FilterOptions extends AccessOptions {
   readonly until?: string;
   readonly state?: SessionFilter['state'];
   readonly reason?: string;
+  readonly risk?: string;
   readonly limit: string;
   readonly table?: string;
   readonly status?: string;
@@ -108,6 +110,7 @@ function filters(command: Command): Command {
   return command
     .option('--person <name>', 'the principal')
     .option('--resource <name>', 'the resource')
+    .option('--risk <level>', `at least so risky: ${RISKS.join(', ')}`)
     .option('--since <time>', 'from this time on: 2026-11-24, 2026-11-24T10:00, 2h, 7d')
     .option('--until <time>', 'up to this time')
     .option('--limit <number>', 'at most so many', '50');
@@ -145,6 +148,7 @@ async function list(options: FilterOptions): Promise<void> {
     'LENGTH',
     'STATEMENTS',
     'ERRORS',
+    'RISK',
     'ROWS',
     'SIZE',
     'CLOSED',
@@ -164,6 +168,7 @@ function sessionCells(row: SessionRow): (string | number | null)[] {
     length,
     row.statements,
     row.errors,
+    riskName(row.risk),
     row.rows_returned,
     row.bytes === 0 ? '' : bytesText(row.bytes),
     row.state === 'live' ? 'live' : row.reason,
@@ -174,6 +179,7 @@ function sessionJson(row: SessionRow): object {
   const { held, started_at, ended_at, ...rest } = row;
   return {
     ...rest,
+    risk: riskName(row.risk),
     started_at: new Date(started_at).toISOString(),
     ended_at: ended_at === null ? null : new Date(ended_at).toISOString(),
     legal_hold: held === 1,
@@ -204,7 +210,7 @@ async function search(words: string[], options: FilterOptions): Promise<void> {
     print('nothing found');
     return;
   }
-  const headings = ['SESSION', 'SEQ', 'AT', 'PERSON', 'RESOURCE', 'STATUS', 'ROWS', 'TIME', 'TEXT'];
+  const headings = ['SESSION', 'SEQ', 'AT', 'PERSON', 'RESOURCE', 'STATUS', 'RISK', 'ROWS', 'TIME', 'TEXT'];
   print(
     table(
       headings,
@@ -215,6 +221,7 @@ async function search(words: string[], options: FilterOptions): Promise<void> {
         sessions.get(row.session)?.principal ?? '',
         sessions.get(row.session)?.resource ?? '',
         row.error_code === null ? row.status : `${row.status} ${row.error_code}`,
+        riskName(row.risk),
         row.rows_returned ?? row.rows_affected,
         row.duration_us === null ? '' : durationText(row.duration_us),
         (row.text ?? row.kind).replace(/\s+/g, ' ').slice(0, 80),
@@ -226,6 +233,7 @@ async function search(words: string[], options: FilterOptions): Promise<void> {
 function statementJson(row: StatementRow, session: SessionRow | null): object {
   return {
     ...row,
+    risk: riskName(row.risk),
     at: new Date(row.at).toISOString(),
     principal: session?.principal ?? null,
     resource: session?.resource ?? null,
@@ -469,11 +477,23 @@ async function indexOf(access: Access, needs: { statements?: boolean } = {}): Pr
   return made;
 }
 
+/** Null where risk was not judged when the index was made. */
+function riskName(place: number | null | undefined): string | null {
+  return place === null || place === undefined ? null : (RISKS[place] ?? null);
+}
+
+function riskPlace(text: string): number {
+  const place = RISKS.indexOf(text as Risk);
+  if (place === -1) throw new Error(`--risk takes ${RISKS.join(', ')}`);
+  return place;
+}
+
 function filterOf(options: FilterOptions): SessionFilter {
   return {
     ...(options.person === undefined ? {} : { principal: options.person }),
     ...(options.resource === undefined ? {} : { resource: options.resource }),
     ...(options.state === undefined ? {} : { state: options.state }),
+    ...(options.risk === undefined ? {} : { riskMin: riskPlace(options.risk) }),
     ...(options.reason === undefined ? {} : { reason: options.reason }),
     ...(options.since === undefined ? {} : { since: parseTime(options.since) }),
     ...(options.until === undefined ? {} : { until: parseTime(options.until) }),

@@ -2,6 +2,7 @@ import type { Dialect } from '../../protocols/sql/lexer.ts';
 import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
 import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
 import { type PostgresParser, relationsOf } from './relations.ts';
+import { RISKS, riskOf, UNREAD } from './risk.ts';
 import type { SealedPart } from './sealer.ts';
 
 const DIALECTS: readonly Dialect[] = ['postgres', 'mysql', 'tds'];
@@ -20,7 +21,7 @@ export class Indexer {
   readonly #statements: boolean;
   readonly #parser: PostgresParser | null;
   readonly #sessions = new Map<string, { dialect: Dialect; started: Map<number, StatementStartedEvent> }>();
-  readonly #classes = new Map<string, Pick<StatementRow, 'tables' | 'effects'>>();
+  readonly #classes = new Map<string, Judged>();
   #rows: { sessions: SessionPatch[]; statements: StatementRow[] } = { sessions: [], statements: [] };
 
   constructor(index: RecordingIndex, statements: boolean, parser: PostgresParser | null = null) {
@@ -51,6 +52,8 @@ export class Indexer {
           errors: 0,
           denied: 0,
           rows_returned: 0,
+          risk: 0,
+          risk_reason: null,
         };
         this.#rows.sessions.push({ id, set, add: {} });
         break;
@@ -100,7 +103,13 @@ export class Indexer {
   }
 
   #begin(event: StatementStartedEvent): void {
-    this.#rows.sessions.push({ id: event.session, set: { statements: event.seq }, add: {} });
+    const { risk, risk_reason } = this.#classify(event);
+    this.#rows.sessions.push({
+      id: event.session,
+      set: { statements: event.seq },
+      add: {},
+      ...(risk === null || risk === 0 ? {} : { raise: { risk, risk_reason } }),
+    });
     if (!this.#statements) return;
     const { started } = this.#session(event.session);
     started.set(event.seq, event);
@@ -164,13 +173,18 @@ export class Indexer {
     };
   }
 
-  #classify({ session, text }: StatementStartedEvent): Pick<StatementRow, 'tables' | 'effects'> {
-    if (text === null) return NO_CLASS;
+  #classify({ session, text, opaque }: StatementStartedEvent): Judged {
+    if (text === null) return opaque ? NOT_READ : NO_CLASS;
     const { dialect } = this.#session(session);
     const key = `${dialect} ${text}`;
     const known = this.#classes.get(key);
     if (known !== undefined) return known;
-    const found = relationsOf(text, dialect, this.#parser);
+    const { level, reason } = riskOf(text, dialect);
+    const found: Judged = {
+      ...relationsOf(text, dialect, this.#parser),
+      risk: RISKS.indexOf(level),
+      risk_reason: reason,
+    };
     if (this.#classes.size >= CLASSES_MAX) this.#classes.delete(this.#classes.keys().next().value!);
     this.#classes.set(key, found);
     return found;
@@ -181,7 +195,9 @@ function dialectOf(engine: string): Dialect {
   return DIALECTS.find((dialect) => dialect === engine) ?? 'postgres';
 }
 
-const NO_CLASS = { tables: [], effects: [] };
+type Judged = Pick<StatementRow, 'tables' | 'effects' | 'risk' | 'risk_reason'>;
+const NO_CLASS: Judged = { tables: [], effects: [], risk: 0, risk_reason: null };
+const NOT_READ: Judged = { ...NO_CLASS, risk: RISKS.indexOf(UNREAD.level), risk_reason: UNREAD.reason };
 
 function outcomeOf(
   end: StatementEndedEvent | null,
@@ -201,8 +217,11 @@ function numberOf(count: number | string | null | undefined): number | null {
 
 /** One patch a session, in order: most sessions have many in a transaction. */
 function merged(patches: readonly SessionPatch[]): SessionPatch[] {
-  const byId = new Map<string, { id: string; set: Record<string, unknown>; add: Record<string, number> }>();
-  for (const { id, set, add } of patches) {
+  const byId = new Map<
+    string,
+    { id: string; set: Record<string, unknown>; add: Record<string, number>; raise?: SessionPatch['raise'] }
+  >();
+  for (const { id, set, add, raise } of patches) {
     let patch = byId.get(id);
     if (patch === undefined) {
       patch = { id, set: {}, add: {} };
@@ -211,6 +230,9 @@ function merged(patches: readonly SessionPatch[]): SessionPatch[] {
     Object.assign(patch.set, set);
     // What is set begins anew: what was to be added before goes with it.
     for (const name of Object.keys(set)) if (name in patch.add) delete patch.add[name];
+    // A session that is heard from its beginning again begins with no risk.
+    if ('risk' in set) delete patch.raise;
+    if (raise !== undefined && raise.risk > (patch.raise?.risk ?? -1)) patch.raise = raise;
     for (const [name, value] of Object.entries(add)) {
       if (name in patch.set) patch.set[name] = Number(patch.set[name]) + value;
       else patch.add[name] = (patch.add[name] ?? 0) + value;

@@ -234,6 +234,9 @@ describe('the index', () => {
     expect(find({ table: 'sales.customers' })).toEqual(['SELECT name FROM sales.customers']);
     expect(find({ status: 'error' })).toEqual(['SELECT * FROM missing']);
     expect(find({ effect: 'definition' })).toEqual(['DROP TABLE old_orders']);
+    expect(find({ riskMin: 3 })).toEqual(['DROP TABLE old_orders', 'UPDATE customers SET name = 1']);
+    expect(index.sessions({ limit: 10, riskMin: 3 }).map(({ risk }) => risk)).toEqual([3, 3]);
+    expect(index.sessions({ limit: 10, riskMin: 4 })).toEqual([]);
     expect(find({ rowsMin: 4 })).toEqual([]);
     expect(find({ text: '"*) OR -- x' })).toEqual([`SELECT '"*) OR -- x'`]);
     expect(find({ principal: 'ben', until: 0 })).toEqual([]);

@@ -57,6 +57,9 @@ export interface SessionRow {
   readonly bytes: number;
   readonly parts: number;
   readonly held: number;
+  /** The highest of its statements, as a place in `RISKS`; null where it was indexed before risk was judged. */
+  readonly risk: number | null;
+  readonly risk_reason: string | null;
 }
 
 /** `add` fields grow by what is given, the others are set where they are given. */
@@ -66,6 +69,8 @@ export interface SessionPatch {
   readonly add: Partial<
     Record<'statements' | 'errors' | 'denied' | 'rows_returned' | 'bytes' | 'parts', number>
   >;
+  /** Raises the session's risk to this, where it is lower. After `set`. */
+  readonly raise?: { readonly risk: number; readonly risk_reason: string | null };
 }
 
 export interface StatementRow {
@@ -83,6 +88,9 @@ export interface StatementRow {
   /** Tables touched, lower case, as the text names them. */
   readonly tables: readonly string[];
   readonly effects: readonly string[];
+  /** A place in `RISKS`; null where it was indexed before risk was judged. */
+  readonly risk: number | null;
+  readonly risk_reason: string | null;
 }
 
 export interface SessionFilter {
@@ -91,6 +99,8 @@ export interface SessionFilter {
   readonly engine?: string;
   readonly state?: SessionStateName;
   readonly reason?: string;
+  /** At least so risky: of sessions their riskiest statement, of statements themselves. A place in `RISKS`. */
+  readonly riskMin?: number;
   readonly since?: number;
   readonly until?: number;
   readonly limit: number;
@@ -141,6 +151,9 @@ const SCHEMA = `
   );
 `;
 
+/** Columns that came later: added to an index that has none of them. */
+const RISK_COLUMNS = ['risk INTEGER', 'risk_reason TEXT'];
+
 /** The index in a SQLite file of this process and of the commands that read it (WAL). */
 export class SqliteRecordingIndex implements RecordingIndex {
   readonly #database: DatabaseSync;
@@ -155,6 +168,10 @@ export class SqliteRecordingIndex implements RecordingIndex {
     if (!inMemory) chmodSync(path, 0o600);
     this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
     this.#database.exec(SCHEMA);
+    for (const name of ['sessions', 'statements']) {
+      if (this.#hasRisk(name)) continue;
+      for (const column of RISK_COLUMNS) this.#database.exec(`ALTER TABLE ${name} ADD COLUMN ${column}`);
+    }
   }
 
   write({ sessions, statements }: IndexRows): void {
@@ -170,6 +187,7 @@ export class SqliteRecordingIndex implements RecordingIndex {
   }
 
   sessions(filter: SessionFilter): SessionRow[] {
+    this.#requireRisk(filter);
     const { where, values } = sessionWhere(filter);
     const sql = `SELECT s.* FROM sessions s ${where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?`;
     return this.#all(sql, [...values, limitOf(filter), filter.offset ?? 0]) as unknown as SessionRow[];
@@ -180,6 +198,7 @@ export class SqliteRecordingIndex implements RecordingIndex {
   }
 
   search(filter: StatementFilter): StatementRow[] {
+    this.#requireRisk(filter);
     const { where, values } = statementWhere(filter);
     const sql = `
       SELECT t.* FROM statements t JOIN sessions s ON s.id = t.session ${where}
@@ -236,8 +255,30 @@ export class SqliteRecordingIndex implements RecordingIndex {
     this.#database.close();
   }
 
-  #patch({ id, set, add }: SessionPatch): void {
+  #hasRisk(name: string): boolean {
+    return (
+      this.#database.prepare('SELECT 1 FROM pragma_table_info(?) WHERE name = ?').get(name, 'risk') !==
+      undefined
+    );
+  }
+
+  #requireRisk({ riskMin }: SessionFilter): void {
+    if (riskMin !== undefined && !this.#hasRisk('sessions'))
+      throw new Error(
+        'this index was made before risk was judged: the gateway brings it up to date at its next start',
+      );
+  }
+
+  #patch({ id, set, add, raise }: SessionPatch): void {
     this.#prepare('INSERT OR IGNORE INTO sessions (id) VALUES (?)').run(id);
+    this.#set(id, set, add);
+    if (raise === undefined) return;
+    this.#prepare(
+      'UPDATE sessions SET risk = ?, risk_reason = ? WHERE id = ? AND coalesce(risk, -1) < ?',
+    ).run(raise.risk, raise.risk_reason, id, raise.risk);
+  }
+
+  #set(id: string, set: SessionPatch['set'], add: SessionPatch['add']): void {
     const columns = Object.keys(set);
     const grown = Object.keys(add);
     if (columns.length + grown.length === 0) return;
@@ -259,7 +300,7 @@ export class SqliteRecordingIndex implements RecordingIndex {
     }
     const { lastInsertRowid } = this.#prepare(
       `INSERT INTO statements (session, seq, at, kind, text, status, rows_returned, rows_affected, duration_us,
-         error_code, effects, tables) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+         error_code, effects, tables, risk, risk_reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ).run(
       row.session,
       row.seq,
@@ -273,6 +314,8 @@ export class SqliteRecordingIndex implements RecordingIndex {
       row.error_code,
       row.effects.join(' '),
       tables.join('\n'),
+      row.risk,
+      row.risk_reason,
     );
     if (text !== null)
       this.#prepare('INSERT INTO statement_texts (rowid, text) VALUES (?, ?)').run(lastInsertRowid, text);
@@ -324,11 +367,15 @@ interface Where {
 }
 
 function sessionWhere(filter: SessionFilter): Where {
-  const { terms, values } = sessionTerms(filter, 's.started_at');
+  const { terms, values } = sessionTerms(filter, 's.started_at', 's.risk');
   return { where: terms.length === 0 ? '' : `WHERE ${terms.join(' AND ')}`, values };
 }
 
-function sessionTerms(filter: SessionFilter, time: string): { terms: string[]; values: SQLInputValue[] } {
+function sessionTerms(
+  filter: SessionFilter,
+  time: string,
+  risk: string,
+): { terms: string[]; values: SQLInputValue[] } {
   const terms: string[] = [];
   const values: SQLInputValue[] = [];
   const add = (term: string, value: SQLInputValue | undefined): void => {
@@ -341,13 +388,14 @@ function sessionTerms(filter: SessionFilter, time: string): { terms: string[]; v
   add('s.engine = ?', filter.engine);
   add('s.state = ?', filter.state);
   add('s.reason = ?', filter.reason);
+  add(`${risk} >= ?`, filter.riskMin);
   add(`${time} >= ?`, filter.since);
   add(`${time} < ?`, filter.until);
   return { terms, values };
 }
 
 function statementWhere(filter: StatementFilter): Where {
-  const { terms, values } = sessionTerms(filter, 't.at');
+  const { terms, values } = sessionTerms(filter, 't.at', 't.risk');
   const add = (term: string, value: SQLInputValue | undefined): void => {
     if (value === undefined) return;
     terms.push(term);
