@@ -1,6 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { once } from 'node:events';
 import { createWriteStream, readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import type { JournalEvent } from '../recording/events.ts';
@@ -342,7 +343,7 @@ async function hold(
   const id = await sessionId(access, session, options);
   const index = access.index({ write: true });
   if (index === null) throw new Error('a hold is set in the data directory of the gateway');
-  const known = index.hold(id, options.release !== true);
+  const known = index.hold(id, options.release !== true, userInfo().username);
   index.close();
   if (!known) throw new Error(`there is no session ${id} in the index`);
   print(options.release === true ? `${id} is no longer held` : `${id} is held`);

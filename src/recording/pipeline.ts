@@ -13,7 +13,7 @@ import { listSegments, openBoot } from './reader.ts';
 import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
 import { loadPostgresParser, type PostgresParser } from './relations.ts';
-import { applyRetention, type Retention, retains } from './retention.ts';
+import { applyRetention, type Retention, recordHolds, retains } from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
 import type { RecordingStore } from './store/store.ts';
@@ -260,6 +260,7 @@ export class Pipeline {
       this.#indexer?.flush();
       await this.#uploader.run();
       this.#sealer.release();
+      if (this.#index !== null) recordHolds(this.#index, this.#audit);
       await this.#retain();
       if (this.#recovered) this.#releaseFormer();
       this.#error = null;

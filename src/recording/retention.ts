@@ -12,6 +12,10 @@ export interface Retention {
   readonly held: readonly string[];
 }
 
+/** Audit events of a legal hold that was set or lifted by a command. */
+const HELD_ACTION = 'recording_held';
+const RELEASED_ACTION = 'recording_released';
+
 /** Sessions looked at in one round. */
 const ROUND_MAX = 500;
 
@@ -54,6 +58,24 @@ export async function applyRetention(
     }
   }
   return deleted;
+}
+
+/** Puts on record what commands did to legal holds since the last time, also while the gateway did not run. */
+export function recordHolds(index: RecordingIndex, audit: (event: AuditEvent) => void): void {
+  const changes = index.holdChanges();
+  for (const { session, resource, held, by, at } of changes) {
+    audit({
+      action: held === 1 ? HELD_ACTION : RELEASED_ACTION,
+      // Who did it is a user of the machine, and none of the gateway's principals.
+      principal: null,
+      resource,
+      clientAddress: null,
+      reason: 'command',
+      detail: { session, by, done_at: new Date(at).toISOString() },
+    });
+  }
+  const last = changes.at(-1);
+  if (last !== undefined) index.holdsRecorded(last.id);
 }
 
 function* overdue(retention: Retention, index: RecordingIndex, now: number): Generator<SessionRow> {

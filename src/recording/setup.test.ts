@@ -14,7 +14,7 @@ import { loadRecordingKeys } from './keys.ts';
 import { Library } from './library.ts';
 import { INDEX_FILE } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
-import { applyRetention } from './retention.ts';
+import { applyRetention, recordHolds } from './retention.ts';
 import { Recording } from './setup.ts';
 import { DirectoryStore } from './store/directory.ts';
 import { StoreError } from './store/store.ts';
@@ -172,13 +172,18 @@ describe('retention', () => {
     const held = await add('orders', 41);
     const hold = await add('court', 400);
     const locked = await add('orders', 42);
-    index.hold(held, true);
+    index.hold(held, true, 'ana');
     const refusing = Object.assign(Object.create(store) as DirectoryStore, {
       delete: (key: string) =>
         key.includes(locked) ? Promise.reject(new StoreError('held', 'locked')) : store.delete(key),
       list: (prefix: string) => store.list(prefix),
     });
     const audited: AuditEvent[] = [];
+    recordHolds(index, (event) => audited.push(event));
+    recordHolds(index, (event) => audited.push(event));
+    expect(audited.splice(0)).toMatchObject([
+      { action: 'recording_held', resource: 'orders', detail: { session: held, by: 'ana' } },
+    ]);
     const retention = { defaultMs: 30 * DAY, byResource: { ledger: 365 * DAY }, held: ['court'] };
     expect(await applyRetention(retention, index, refusing, (event) => audited.push(event), now)).toBe(1);
     expect(audited).toMatchObject([

@@ -16,14 +16,31 @@ export interface RecordingIndex {
   search(filter: StatementFilter): StatementRow[];
   /** Sessions not under legal hold that ended before `time`, the oldest first. */
   endedBefore(time: number, limit: number): SessionRow[];
-  /** Sets or lifts the legal hold of a session; false when it is not in the index. */
-  hold(session: string, held: boolean): boolean;
+  /**
+   * Sets or lifts the legal hold of a session, and keeps that `by` did so until the gateway has put it on record; false
+   * when the session is not in the index.
+   */
+  hold(session: string, held: boolean, by: string): boolean;
+  /** What `hold` did that is not yet on record, in order. */
+  holdChanges(): HoldChange[];
+  /** These and all before are on record. */
+  holdsRecorded(id: number): void;
   remove(session: string): void;
   /** Marks what a gateway left open in runs before `boot` as interrupted. */
   interrupt(gateway: string, boot: string): void;
   /** Bytes and sessions by resource. */
   sizes(): { resource: string; sessions: number; bytes: number }[];
   close(): void;
+}
+
+export interface HoldChange {
+  readonly id: number;
+  readonly session: string;
+  readonly resource: string;
+  readonly held: number;
+  readonly by: string;
+  /** Milliseconds since the epoch. */
+  readonly at: number;
 }
 
 export interface IndexRows {
@@ -146,6 +163,9 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS statement_tables (
     name TEXT NOT NULL, statement INTEGER NOT NULL, PRIMARY KEY (name, statement)
   ) STRICT, WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS hold_changes (
+    id INTEGER PRIMARY KEY, session TEXT NOT NULL, held INTEGER NOT NULL, by TEXT NOT NULL, at REAL NOT NULL
+  ) STRICT;
   CREATE VIRTUAL TABLE IF NOT EXISTS statement_texts USING fts5 (
     text, content='statements', content_rowid='id', tokenize="unicode61 tokenchars '_$'"
   );
@@ -218,9 +238,33 @@ export class SqliteRecordingIndex implements RecordingIndex {
     return this.#all(sql, [time, limit]) as unknown as SessionRow[];
   }
 
-  hold(session: string, held: boolean): boolean {
-    const sql = 'UPDATE sessions SET held = ? WHERE id = ?';
-    return this.#prepare(sql).run(held ? 1 : 0, session).changes === 1;
+  hold(session: string, held: boolean, by: string): boolean {
+    const value = held ? 1 : 0;
+    this.#database.exec('BEGIN IMMEDIATE');
+    try {
+      const sql = 'UPDATE sessions SET held = ? WHERE id = ?';
+      const known = this.#prepare(sql).run(value, session).changes === 1;
+      if (known) {
+        const change = 'INSERT INTO hold_changes (session, held, by, at) VALUES (?, ?, ?, ?)';
+        this.#prepare(change).run(session, value, by, Date.now());
+      }
+      this.#database.exec('COMMIT');
+      return known;
+    } catch (error) {
+      this.#database.exec('ROLLBACK');
+      throw error;
+    }
+  }
+
+  holdChanges(): HoldChange[] {
+    const sql = `
+      SELECT c.*, coalesce(s.resource, '') AS resource
+      FROM hold_changes c LEFT JOIN sessions s ON s.id = c.session ORDER BY c.id LIMIT 1000`;
+    return this.#all(sql, []) as unknown as HoldChange[];
+  }
+
+  holdsRecorded(id: number): void {
+    this.#prepare('DELETE FROM hold_changes WHERE id <= ?').run(id);
   }
 
   remove(session: string): void {
