@@ -42,7 +42,7 @@ describe('examples of configuration', () => {
       parseConfig(whole, 'example.yaml', { files: false });
     } catch (error) {
       faults = (error as ConfigError).faults
-        .filter(({ message }) => !message.includes('is not the name of a resource'))
+        .filter(({ message }) => !/is not the name of a resource|no resource has such a name/.test(message))
         .map(({ path, message, remedy }) => `${path}: ${message}; ${remedy}`);
     }
     expect(faults).toEqual([]);
