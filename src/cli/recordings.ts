@@ -21,7 +21,7 @@ import {
 } from '../recording/present.ts';
 import { loadPostgresParser } from '../recording/relations.ts';
 import { FrameMaker, framesOf, Player } from '../recording/replay.ts';
-import { RISKS, type Risk } from '../recording/risk.ts';
+import { type Judgement, RISKS, type Risk, RiskJudge } from '../recording/risk.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
   type SessionFilter,
@@ -244,21 +244,37 @@ function statementJson(row: StatementRow, session: SessionRow | null): object {
 async function show(session: string | undefined, options: SessionOptions): Promise<void> {
   const { events, report } = await readSession(session, options);
   if (options.json === true) {
-    for await (const piece of exportSession(events, 'jsonl')) await write(piece);
+    const judge = new RiskJudge();
+    for await (const event of joined(events)) {
+      const judgement = judge.take(event);
+      const risk = judgement === null ? {} : { risk: judgement.level, risk_reason: judgement.reason };
+      await write(`${JSON.stringify({ ...event, ...risk })}\n`);
+    }
     tellFaults(report);
     return;
   }
+  const judge = new RiskJudge();
   for await (const event of joined(events)) {
-    if (event.type === 'session_started') await write(`${sessionHeading(event)}\n\n`);
-    else if (event.type === 'statement') {
-      await write(`#${event.seq}  ${event.at}  ${outcomeText(event)}\n`);
+    if (event.type === 'session_started') {
+      judge.take(event);
+      await write(`${sessionHeading(event)}\n\n`);
+    } else if (event.type === 'statement') {
+      const risk = riskText(judge.take(event));
+      await write(`#${event.seq}  ${event.at}  ${outcomeText(event)}${risk === '' ? '' : `, ${risk}`}\n`);
       await write(`    ${statementText(event).replaceAll('\n', '\n    ')}\n`);
     } else {
       const text = eventText(event);
       if (text !== null) await write(`${event.at}  ${text}\n`);
     }
   }
+  if (judge.worst.level !== 'none') await write(`\nthe session's ${riskText(judge.worst)}\n`);
   tellFaults(report);
+}
+
+/** What a statement could do, where it could do harm. */
+function riskText(judgement: Judgement | null): string {
+  if (judgement === null || judgement.level === 'none') return '';
+  return `risk ${judgement.level}: ${judgement.reason}`;
 }
 
 async function replay(

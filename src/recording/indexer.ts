@@ -2,10 +2,8 @@ import type { Dialect } from '../../protocols/sql/lexer.ts';
 import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
 import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
 import { type PostgresParser, relationsOf } from './relations.ts';
-import { RISKS, riskOf, UNREAD } from './risk.ts';
+import { dialectOf, RISKS, riskOf, UNREAD } from './risk.ts';
 import type { SealedPart } from './sealer.ts';
-
-const DIALECTS: readonly Dialect[] = ['postgres', 'mysql', 'tds'];
 
 /** Rows that wait for their transaction. */
 const WAITING_MAX = 5_000;
@@ -189,10 +187,6 @@ export class Indexer {
     this.#classes.set(key, found);
     return found;
   }
-}
-
-function dialectOf(engine: string): Dialect {
-  return DIALECTS.find((dialect) => dialect === engine) ?? 'postgres';
 }
 
 type Judged = Pick<StatementRow, 'tables' | 'effects' | 'risk' | 'risk_reason'>;

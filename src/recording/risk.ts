@@ -1,6 +1,7 @@
 import { classify, type Effect, type StatementClass } from '../../protocols/sql/classify.ts';
 import type { Dialect } from '../../protocols/sql/lexer.ts';
 import { type Token, tokenize } from '../../protocols/sql/tokens.ts';
+import type { JoinedEvent } from './join.ts';
 
 /**
  * How much harm a statement could do, for those who look for what to review first. It is judged by the statement's words,
@@ -47,6 +48,32 @@ export function riskOf(text: string, dialect: Dialect): Judgement {
 
 export function riskier(one: Judgement, other: Judgement): Judgement {
   return RISKS.indexOf(other.level) > RISKS.indexOf(one.level) ? other : one;
+}
+
+/** Judges a session's statements one by one, and keeps the worst of them. */
+export class RiskJudge {
+  #dialect: Dialect = 'postgres';
+  #worst: Judgement = HARMLESS;
+
+  get worst(): Judgement {
+    return this.#worst;
+  }
+
+  /** Null for what is no statement. Hears the start of the session first: it names the dialect. */
+  take(event: JoinedEvent): Judgement | null {
+    if (event.type === 'session_started') this.#dialect = dialectOf(event.engine);
+    if (event.type !== 'statement') return null;
+    const judgement =
+      event.text === null ? (event.opaque ? UNREAD : HARMLESS) : riskOf(event.text, this.#dialect);
+    this.#worst = riskier(this.#worst, judgement);
+    return judgement;
+  }
+}
+
+const DIALECTS: readonly Dialect[] = ['postgres', 'mysql', 'tds'];
+
+export function dialectOf(engine: string): Dialect {
+  return DIALECTS.find((dialect) => dialect === engine) ?? 'postgres';
 }
 
 /** By effect, where nothing more is known. */
