@@ -1,4 +1,6 @@
 import type { Command } from 'commander';
+import { z } from 'zod';
+import { session } from '../http/contract/api.ts';
 import { type JournalEvent, joinStatement, type StatementStartedEvent } from '../recording/events.ts';
 import { followJournal } from '../recording/follow.ts';
 import { eventText, outcomeText, sessionHeading, statementText, table } from '../recording/present.ts';
@@ -17,6 +19,7 @@ export function register(program: Command): void {
     .description('Sessions that are open now.');
   withAccess(sessions.command('list').description('live sessions, the latest first'))
     .option('--json', 'one JSON object a line')
+    .option('--gateway [url]', 'ask the gateway that you are logged in to, instead of reading this machine')
     .action(list);
   withAccess(sessions.command('tail').description('follow a session, or all of them, as it happens'))
     .argument('[session]', "the session's id, or its beginning; default: all sessions")
@@ -30,6 +33,35 @@ export function register(program: Command): void {
     .action(kill);
 }
 
+/** What the gateway itself says: one's own sessions, or everybody's for reviewers. */
+async function listRemote(options: AccessOptions & { gateway?: string | true }): Promise<void> {
+  const url = typeof options.gateway === 'string' ? options.gateway : undefined;
+  const open = await gatewayClient({ gateway: url }).get('/sessions', z.array(session));
+  if (options.json === true) {
+    for (const one of open) print(JSON.stringify(one));
+    return;
+  }
+  if (open.length === 0) {
+    print('no live sessions');
+    return;
+  }
+  print(
+    table(
+      ['SESSION', 'STARTED', 'PERSON', 'RESOURCE', 'DATABASE', 'PROGRAM', 'CLIENT', 'STATE'],
+      open.map((one) => [
+        one.id,
+        one.started_at.slice(0, 19).replace('T', ' '),
+        one.principal,
+        one.resource,
+        one.database,
+        one.client_program,
+        one.client_address,
+        one.busy ? 'busy' : one.transaction,
+      ]),
+    ),
+  );
+}
+
 async function kill(session: string, options: ClientCommandOptions & { reason?: string }): Promise<void> {
   const isLocal = options.gateway === undefined;
   const client = isLocal
@@ -40,7 +72,11 @@ async function kill(session: string, options: ClientCommandOptions & { reason?: 
   print(`${session} was ended.`);
 }
 
-async function list(options: AccessOptions): Promise<void> {
+async function list(options: AccessOptions & { gateway?: string | true }): Promise<void> {
+  if (options.gateway !== undefined) {
+    await listRemote(options);
+    return;
+  }
   const access = await openAccess(options);
   const index = access.index();
   const rows = index?.sessions({ limit: 10_000, state: 'live' }) ?? [];
