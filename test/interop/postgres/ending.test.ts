@@ -8,7 +8,7 @@ import type { CloseReason } from '../../../src/recording/recorder.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
 import type { RecordedSession } from '../../support/memory-recorder.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
-import { message, query } from '../../support/postgres-observer.ts';
+import { execute, message, parse, query, sync } from '../../support/postgres-observer.ts';
 import { fields, letters, WireClient } from '../../support/postgres-wire.ts';
 
 /** How sessions end: by our will, by a limit, by the server, by a client that is gone. */
@@ -229,6 +229,17 @@ describe('the client is gone', () => {
     await server.query('truncate kept');
   });
 
+  test('it sends no more, and still hears the answer to what it asked', async () => {
+    const gateway = await gatewayWith();
+    const client = await connect(gateway);
+    client.send(query('select 7 from pg_sleep(0.3)'));
+    client.socket.end();
+    expect(letters(await client.untilClosed())).toBe('T D C ZI');
+    const session = await expectEnd(gateway, 'client_closed');
+    expect(session.statements[0]).toMatchObject({ status: 'ok', rowsReturned: 1 });
+    expect(await backendGone(client.pid)).toBe(true);
+  });
+
   test('a goodbye behind a statement: the statement is answered first', async () => {
     const gateway = await gatewayWith();
     const client = await connect(gateway);
@@ -243,10 +254,20 @@ test('parameters in another encoding are on record as what they mean', async () 
   const gateway = await gatewayWith();
   const client = await connect(gateway);
   client.send(query("set client_encoding to 'LATIN1'"));
-  await client.until('Z');
+  const status = (await client.until('Z')).find((one) => one[0] === 0x53)!;
+  expect(status.toString('latin1', 5)).toBe('client_encoding\0LATIN1\0');
   client.send(message('Q', Buffer.from("select 'é', length('é')\0", 'latin1')));
   const row = (await client.until('Z')).find((one) => one[0] === 0x44)!;
   expect(row.toString('latin1', 11, 12)).toBe('é');
   expect(gateway.recorder.statements.at(-1)!.text).toBe("select 'é', length('é')");
+  const values = [0, 1, 0, 0, 0, 1, 0xe9, 0, 0];
+  client.send(
+    parse('', 'select $1::text'),
+    message('B', '', '', Buffer.from([0, 0, ...values])),
+    execute(''),
+    sync(),
+  );
+  await client.until('Z');
+  expect(gateway.recorder.statements.at(-1)!.parameters![0]!.value).toBe('é');
   client.destroy();
 });
