@@ -58,7 +58,9 @@ export interface SealerOptions {
   /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
   readonly heard?: (event: JournalEvent, session: string) => void;
   /** Called before a part takes its name: what was heard of it must be kept by then, for it is not heard again. */
-  readonly sealing?: (session: string) => void;
+  readonly sealing?: (session: string) => void | Promise<void>;
+  /** Called behind each batch that was read and heard; the next is read when it has resolved. */
+  readonly batchHeard?: () => void | Promise<void>;
   readonly sealed?: (part: SealedPart) => void;
   /** The first segment of a boot that somebody else still has to read; null where nobody has. */
   readonly needed?: (boot: string) => number | null;
@@ -152,6 +154,7 @@ export class Sealer {
     for (let read = this.#reader.next(final); read !== null; read = this.#reader.next(final)) {
       events += read.kind === 'batch' ? read.events.length : 0;
       await this.#take(read);
+      await this.#options.batchHeard?.();
       reads += 1;
       if (reads % 64 === 0) await turn();
     }
@@ -404,7 +407,7 @@ export class Sealer {
       }),
     );
     closeSync(fd);
-    this.#options.sealing?.(state.id);
+    await this.#options.sealing?.(state.id);
     const name = spoolName(state.id, state.part);
     const target = join(spoolDirectory, name);
     renameSync(path, target);
