@@ -87,6 +87,19 @@ test('names are what the server takes them for', () => {
   expect(name("'it''s'", 'mysql')).toBe("it's");
 });
 
+test('literals are what the server takes them for', () => {
+  const literal = (text: string, dialect: Dialect): string => {
+    const lexer = new Lexer(text, dialect);
+    lexer.next();
+    return lexer.literal();
+  };
+  expect(literal(String.raw`E'\x44\122\u004f\U00000050\n\''''`, 'postgres')).toBe("DROP\n''");
+  expect(literal(String.raw`U&'\0044ROP'`, 'postgres')).toBe('DROP');
+  expect(literal(String.raw`'a\nb'`, 'postgres')).toBe(String.raw`a\nb`);
+  expect(literal(String.raw`'a\nb\x\0'`, 'mysql')).toBe('a\nbx\0');
+  expect(literal(String.raw`N'a\nb'`, 'tds')).toBe(String.raw`a\nb`);
+});
+
 test('every text is walked to its end, token behind token', () => {
   const alphabet = fc.string({
     unit: fc.constantFrom(...`'"\`[]$@#?/*-!\\;.eEnNuU&_x01 \n(),é`.split('')),

@@ -130,7 +130,7 @@ export class Lexer {
     return raw;
   }
 
-  /** The value of a string literal, its escapes resolved as far as names and dynamic SQL need it. */
+  /** The value of a string literal, its escapes resolved. Hexadecimal and bit strings (`x'…'`, `b'…'`) stay digits. */
   literal(): string {
     const raw = this.text.slice(this.start, this.end);
     if (raw.startsWith('$')) {
@@ -140,8 +140,9 @@ export class Lexer {
     const open = raw.search(/['"]/);
     const quote = raw[open]!;
     const body = raw.slice(open + 1, raw.endsWith(quote) ? -1 : undefined).replaceAll(quote + quote, quote);
-    const escaped = this.#backslash || /^e/i.test(raw);
-    return escaped ? body.replace(/\\(.)/gs, '$1') : body;
+    if (this.dialect === 'postgres' && /^u&/i.test(raw)) return unescapeUnicode(body);
+    const escaped = this.#backslash || (this.dialect === 'postgres' && /^e/i.test(raw));
+    return escaped ? unescapeBackslashes(body, this.dialect) : body;
   }
 
   #take(kind: TokenKind, end: number): void {
@@ -370,6 +371,33 @@ function unquoteName(raw: string): string {
   return raw
     .slice(1, raw.length > 1 && raw.endsWith(close) ? -1 : undefined)
     .replaceAll(close + close, close);
+}
+
+const CONTROL_ESCAPES: Readonly<Record<string, string>> = {
+  n: '\n',
+  r: '\r',
+  t: '\t',
+  b: '\b',
+};
+
+/** `E'…'` (PostgreSQL documentation 4.1.2.2) and MySQL's literals (Reference Manual 11.1.1). */
+function unescapeBackslashes(body: string, dialect: Dialect): string {
+  if (!body.includes('\\')) return body;
+  if (dialect === 'mysql') {
+    return body.replace(/\\(.)/gs, (_, letter: string) =>
+      letter === '0' ? '\0' : letter === 'Z' ? '\u001a' : (CONTROL_ESCAPES[letter] ?? letter),
+    );
+  }
+  return body.replace(
+    /\\(?:x([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|(.))/gs,
+    (whole, byte?: string, short?: string, long?: string, octal?: string, letter = '') => {
+      const hexadecimal = byte ?? short ?? long;
+      if (hexadecimal === undefined && octal === undefined)
+        return letter === 'f' ? '\f' : (CONTROL_ESCAPES[letter] ?? letter);
+      const point = hexadecimal === undefined ? Number.parseInt(octal!, 8) : Number.parseInt(hexadecimal, 16);
+      return point <= 0x10ffff ? String.fromCodePoint(point) : whole;
+    },
+  );
 }
 
 /** PostgreSQL's `U&"…"` with the default escape character. */

@@ -1,5 +1,6 @@
 import { classify } from '../../protocols/sql/classify.ts';
 import type { Dialect } from '../../protocols/sql/lexer.ts';
+import { executedBy, hasHole } from './inner-statements.ts';
 
 /** What a statement touches and does, for the index. */
 export interface Relations {
@@ -31,16 +32,29 @@ const PARSE_CHARACTERS_MAX = 4 * 1024;
 const CLASSIFY_CHARACTERS_MAX = 16 * 1024;
 const DEPTH_MAX = 500;
 
-/** What `text` touches, by the parser where there is one for its dialect, else by its words. Never throws. */
+/**
+ * What `text` touches, statements in strings that it runs included, by the parser where there is one for its dialect, else
+ * by its words. What runs and cannot be read is `unknown`. Never throws.
+ */
 export function relationsOf(text: string, dialect: Dialect, parser: PostgresParser | null): Relations {
-  const classes = classify(text.slice(0, CLASSIFY_CHARACTERS_MAX), dialect);
-  const effects = [...new Set(classes.flatMap((one) => [...one.effects]))];
-  const parsed =
-    parser !== null && dialect === 'postgres' && text.length <= PARSE_CHARACTERS_MAX
-      ? parsedTables(text, parser)
-      : null;
-  const tables = parsed ?? classes.flatMap(({ relations }) => relations.map((name) => name.toLowerCase()));
-  return { tables: [...new Set(tables)], effects };
+  const judged = text.slice(0, CLASSIFY_CHARACTERS_MAX);
+  const tables = new Set<string>();
+  const effects = new Set<string>();
+  const executed = executedBy(judged, dialect);
+  for (const [index, statement] of [judged, ...executed.statements].entries()) {
+    const classes = classify(statement, dialect);
+    for (const effect of classes.flatMap((one) => [...one.effects])) effects.add(effect);
+    const parsed =
+      parser !== null &&
+      dialect === 'postgres' &&
+      (index > 0 ? statement : text).length <= PARSE_CHARACTERS_MAX
+        ? parsedTables(statement, parser)
+        : null;
+    const names = parsed ?? classes.flatMap(({ relations }) => relations.map((name) => name.toLowerCase()));
+    for (const name of names) if (!hasHole(name)) tables.add(name);
+  }
+  if (executed.unread) effects.add('unknown');
+  return { tables: [...tables], effects: [...effects] };
 }
 
 /** Null where the text cannot be parsed, or names nothing that the tree shows as a relation. */

@@ -1,6 +1,7 @@
 import { classify, type Effect, type StatementClass } from '../../protocols/sql/classify.ts';
-import type { Dialect } from '../../protocols/sql/lexer.ts';
+import { type Dialect, TokenKind } from '../../protocols/sql/lexer.ts';
 import { type Token, tokenize } from '../../protocols/sql/tokens.ts';
+import { executedBy } from './inner-statements.ts';
 import type { JoinedEvent } from './join.ts';
 
 /**
@@ -26,14 +27,29 @@ const HARMLESS: Judgement = { level: 'none', reason: null };
 /** What a statement without a text stands for that could not be read on its way. */
 export const UNREAD: Judgement = { level: 'high', reason: 'could not be read' };
 
-/** Judges a text by the riskiest of its statements. Never throws. */
+/** What a statement stands for that runs a string which its text does not show. */
+const UNREAD_STRING: Judgement = {
+  level: 'high',
+  reason: 'runs a string that was put together on the server',
+};
+
+/** Judges a text by the riskiest of its statements, those in strings that it runs included. Never throws. */
 export function riskOf(text: string, dialect: Dialect): Judgement {
   const judged = text.slice(0, JUDGED_CHARACTERS_MAX);
-  const { tokens } = tokenize(judged, dialect);
+  const executed = executedBy(judged, dialect);
   let worst: Judgement =
     judged.length < text.length
       ? { level: 'medium', reason: 'is longer than what is judged of a text' }
       : HARMLESS;
+  for (const inner of executed.statements) worst = riskier(worst, worstOf(inner, dialect));
+  if (executed.unread) worst = riskier(worst, UNREAD_STRING);
+  return riskier(worst, worstOf(judged, dialect, executed.statements.length > 0 && !executed.unread));
+}
+
+/** `inside`: what its statements run out of strings is judged elsewhere. */
+function worstOf(judged: string, dialect: Dialect, inside = false): Judgement {
+  const { tokens } = tokenize(judged, dialect);
+  let worst = HARMLESS;
   let from = 0;
   for (const statement of classify(judged, dialect)) {
     while (from < tokens.length && tokens[from]!.start < statement.start) from += 1;
@@ -41,7 +57,7 @@ export function riskOf(text: string, dialect: Dialect): Judgement {
     while (to < tokens.length && tokens[to]!.end <= statement.end) to += 1;
     const words = tokens.slice(from, to);
     from = to;
-    worst = riskier(worst, judge(statement, words));
+    worst = riskier(worst, judge(statement, words, dialect, inside));
   }
   return worst;
 }
@@ -124,17 +140,26 @@ const OUTSIDE = new Set([
 /** Tables with the hashes of passwords. */
 const PASSWORDS = new Set(['pg_authid', 'pg_catalog.pg_authid', 'pg_shadow', 'mysql.user', 'sys.sql_logins']);
 
-function judge({ verb, effects, relations }: StatementClass, words: readonly Token[]): Judgement {
+/** Verbs that do nothing but run their string, now or later. */
+const RUN_A_STRING = new Set(['DO', 'PREPARE']);
+
+function judge(
+  { verb, effects, relations }: StatementClass,
+  words: readonly Token[],
+  dialect: Dialect,
+  inside: boolean,
+): Judgement {
   let worst = HARMLESS;
   for (const effect of effects) {
+    if (effect === 'execute' && inside && RUN_A_STRING.has(verb)) continue;
     const upkeep = effect === 'administration' && UPKEEP.has(verb);
     worst = riskier(worst, upkeep ? { level: 'low', reason: 'keeps tables in order' } : BY_EFFECT[effect]);
   }
   if (relations.some((name) => PASSWORDS.has(name.toLowerCase())))
     worst = riskier(worst, { level: 'high', reason: 'touches the hashes of passwords' });
   for (const [index, token] of words.entries()) {
-    const name = token.value.toUpperCase();
-    // Names stand as words, and as strings where a setting or a privilege is named: sp_configure 'xp_cmdshell'.
+    // Names stand as words, and in SQL Server as strings where a setting is named: sp_configure 'xp_cmdshell'.
+    const name = token.kind === TokenKind.string && dialect !== 'tds' ? '' : token.value.toUpperCase();
     if (PROGRAMS.has(name) || (token.word === 'PROGRAM' && /^(TO|FROM)$/.test(words[index - 1]?.word ?? '')))
       return { level: 'critical', reason: 'runs a program on the server' };
     if (token.word === 'SUPERUSER' || (name === 'SYSADMIN' && effects.size > 0 && !effects.has('read')))
