@@ -18,7 +18,7 @@ import {
   SEGMENT_MS_MAX,
   TICK_MS,
 } from './limits.ts';
-import { Lock } from './lock.ts';
+import { bootLockPath, Lock } from './lock.ts';
 import { auditEvent, startedEvent } from './make-events.ts';
 import {
   type AuditEvent,
@@ -44,9 +44,30 @@ import { BATCH_HEAD_BYTES, SegmentWriter } from './segment.ts';
 export type Durability = 'flushed' | 'synced' | 'buffered';
 export type OnFailure = 'refuse' | 'continue';
 
+/** One process's run: what its segments are named by, and the key that encrypts them. */
+export interface Boot {
+  /** An id in order of time, 26 characters. */
+  readonly id: string;
+  /** 32 bytes. */
+  readonly key: Buffer;
+  /** The key as an age file for the recipients, base64: how it stands in the segments. */
+  readonly wrappedKey: string;
+}
+
+/** A boot that begins now, under a new key. */
+export async function newBoot(recipients: readonly string[], now: number): Promise<Boot> {
+  const key = randomBytes(32);
+  return { id: newId(now), key, wrappedKey: (await wrapKey(key, recipients)).toString('base64') };
+}
+
 export interface JournalOptions {
   /** `data_dir`; segments go to `journal` within. */
   readonly dataDir: string;
+  /**
+   * Set for a process that shares the directory with the one that holds its lock, and was given its boot by that one.
+   * Default: the directory is locked, and a new boot begins.
+   */
+  readonly boot?: Boot;
   readonly gateway: string;
   readonly keys: RecordingKeys;
   readonly durability: Durability;
@@ -86,9 +107,9 @@ const SYSTEM_CLOCK: JournalClock = { wall: () => Date.now(), monotonic: () => pe
 export const JOURNAL_DIRECTORY = 'journal';
 
 /**
- * Opens the journal of this process, under a new data key.
+ * Opens the journal of this process.
  *
- * Rejects with a `RecordingError` when the directory cannot be written or another process uses it.
+ * Rejects with a `RecordingError` when the directory cannot be written or another gateway uses it.
  */
 export async function openJournal(options: JournalOptions): Promise<Journal> {
   const directory = join(options.dataDir, JOURNAL_DIRECTORY);
@@ -97,13 +118,14 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
   } catch (cause) {
     throw new RecordingError(`the journal's directory ${directory} cannot be made`, { cause });
   }
-  const lock = new Lock(join(directory, 'lock'));
+  const locks = options.boot === undefined ? [new Lock(join(directory, 'lock'))] : [];
   try {
-    const bootKey = randomBytes(32);
-    const wrapped = await wrapKey(bootKey, options.keys.recipients);
-    return new Journal(options, directory, lock, bootKey, wrapped.toString('base64'));
+    const now = (options.clock ?? SYSTEM_CLOCK).wall();
+    const boot = options.boot ?? (await newBoot(options.keys.recipients, Math.floor(now)));
+    locks.unshift(new Lock(bootLockPath(directory, boot.id)));
+    return new Journal(options, directory, locks, boot);
   } catch (error) {
-    lock.release();
+    for (const lock of locks) lock.release();
     throw error;
   }
 }
@@ -111,10 +133,10 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
 export class Journal implements Recorder {
   readonly directory: string;
   readonly boot: string;
-  /** The data key of this boot, for the sealer of this process. */
+  /** The data key of this boot, for its sealer. */
   readonly bootKey: Buffer;
   readonly #options: JournalOptions;
-  readonly #lock: Lock;
+  readonly #locks: readonly Lock[];
   readonly #wrappedKey: string;
   readonly #clock: JournalClock;
   readonly #buffered: boolean;
@@ -143,17 +165,17 @@ export class Journal implements Recorder {
   readonly #sessions = new Set<string>();
 
   /** Use `openJournal`. */
-  constructor(options: JournalOptions, directory: string, lock: Lock, bootKey: Buffer, wrappedKey: string) {
+  constructor(options: JournalOptions, directory: string, locks: readonly Lock[], boot: Boot) {
     this.#options = options;
     this.directory = directory;
-    this.#lock = lock;
-    this.bootKey = bootKey;
-    this.#wrappedKey = wrappedKey;
+    this.#locks = locks;
+    this.boot = boot.id;
+    this.bootKey = boot.key;
+    this.#wrappedKey = boot.wrappedKey;
     this.#clock = options.clock ?? SYSTEM_CLOCK;
     this.#buffered = options.durability === 'buffered';
     this.#synced = options.durability === 'synced';
     this.#offset = this.#clock.wall() - this.#clock.monotonic();
-    this.boot = newId(this.#clock.wall());
     try {
       this.#open();
     } catch (cause) {
@@ -329,7 +351,7 @@ export class Journal implements Recorder {
     if (this.#synced) await new Promise<void>((resolve) => this.#whenSynced(resolve));
     this.#segment?.close();
     this.#segment = null;
-    this.#lock.release();
+    for (const lock of this.#locks) lock.release();
   }
 
   #now(): number {

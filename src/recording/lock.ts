@@ -1,6 +1,11 @@
 import { mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { RecordingError } from './recorder.ts';
+
+/** The lock that the process of a boot holds while its journal is open: beside its segments. */
+export function bootLockPath(directory: string, boot: string): string {
+  return join(directory, `${boot}.lock`);
+}
 
 /**
  * Keeps two processes from using one directory. The file names its process by id and start time, so that a file left by
@@ -8,6 +13,17 @@ import { RecordingError } from './recorder.ts';
  */
 export class Lock {
   readonly #path: string;
+
+  /** Whether a living process other than this one holds the lock at `path`. */
+  static isHeld(path: string): boolean {
+    let holder: string;
+    try {
+      holder = readFileSync(path, 'utf8');
+    } catch {
+      return false;
+    }
+    return Number(holder.split(' ')[0]) !== process.pid && alive(holder);
+  }
 
   /** Throws `RecordingError` when a living process holds the lock. */
   constructor(path: string) {

@@ -9,6 +9,7 @@ import { Indexer } from './indexer.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { loadSigningKey } from './keys.ts';
 import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN, STREAM_FINISH_MS } from './limits.ts';
+import { bootLockPath, Lock } from './lock.ts';
 import { listSegments, openBoot } from './reader.ts';
 import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
@@ -30,6 +31,8 @@ export interface PipelineOptions {
   readonly gateway: string;
   readonly boot: string;
   readonly bootKey: Uint8Array;
+  /** Boots of other processes of this run. */
+  readonly others?: readonly OtherBoot[];
   readonly recipients: readonly string[];
   /** What opens the journals of earlier boots; none where only reviewers can. */
   readonly identities: readonly string[];
@@ -39,6 +42,12 @@ export interface PipelineOptions {
   readonly sealMs?: number;
   readonly retention?: Retention;
   readonly streams?: Readonly<Record<string, StreamOptions>>;
+}
+
+/** The boot of a process that works for this one. */
+export interface OtherBoot {
+  readonly boot: string;
+  readonly bootKey: Uint8Array;
 }
 
 export type StoreOptions = Config['recording']['store'];
@@ -112,7 +121,11 @@ export class Pipeline {
   readonly #index: RecordingIndex | null;
   readonly #indexer: Indexer | null;
   readonly #sealerOptions: Omit<SealerOptions, 'boot' | 'bootKey' | 'resumed'>;
-  readonly #sealer: Sealer;
+  /** By boot: of this process first, of others behind it. */
+  readonly #sealers = new Map<string, Sealer>();
+  readonly #keys = new Map<string, Buffer>();
+  /** Boots whose process is gone, and that wait to be finished. */
+  readonly #over = new Set<string>();
   readonly #streams: readonly Stream[];
   readonly #streaming = new Map<Stream, Promise<void>>();
   #recovered = false;
@@ -157,8 +170,7 @@ export class Pipeline {
     this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
     this.#indexer =
       this.#index === null ? null : new Indexer(this.#index, options.index === 'statements', parser);
-    const bootKey = Buffer.from(options.bootKey);
-    this.#streams = this.#makeStreams(bootKey);
+    this.#streams = this.#makeStreams();
     this.#sealerOptions = {
       journalDirectory: join(dataDir, JOURNAL_DIRECTORY),
       spoolDirectory,
@@ -177,7 +189,23 @@ export class Pipeline {
       },
     };
     writeFileSync(join(dataDir, STORE_FILE), `${JSON.stringify(options.store)}\n`, { mode: 0o600 });
-    this.#sealer = new Sealer({ ...this.#sealerOptions, boot: options.boot, bootKey, resumed });
+    for (const { boot, bootKey } of [options, ...(options.others ?? [])])
+      this.#begin(boot, Buffer.from(bootKey), resumed);
+  }
+
+  /** Another process of this run begins a journal of its own. To be told before that process can write to it. */
+  begin({ boot, bootKey }: OtherBoot): void {
+    this.#begin(boot, Buffer.from(bootKey), false);
+  }
+
+  /** The process of a boot is gone: what is left of it is sealed in the next round. */
+  end(boot: string): void {
+    if (this.#sealers.has(boot)) this.#over.add(boot);
+  }
+
+  #begin(boot: string, bootKey: Buffer, resumed: boolean): void {
+    this.#keys.set(boot, bootKey);
+    this.#sealers.set(boot, new Sealer({ ...this.#sealerOptions, boot, bootKey, resumed }));
   }
 
   get status(): PipelineStatus {
@@ -232,10 +260,10 @@ export class Pipeline {
         Promise.all(this.#streaming.values()),
         sleep(STREAM_FINISH_MS, undefined, { ref: false }),
       ]);
-      await this.#sealer.finish();
+      for (const sealer of this.#sealers.values()) await sealer.finish();
       this.#indexer?.flush();
       await this.#uploader.run(true);
-      this.#sealer.release(true);
+      for (const sealer of this.#sealers.values()) sealer.release(true);
     } catch (error) {
       // The next start finishes what is left.
       this.#log.error({ error: (error as Error).message }, 'recordings could not be finished');
@@ -246,7 +274,7 @@ export class Pipeline {
   async close(): Promise<void> {
     this.#stopped = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#sealer.close();
+    for (const sealer of this.#sealers.values()) sealer.close();
     for (const stream of this.#streams) await stream.close();
     this.#index?.close();
     await this.#store.close();
@@ -256,10 +284,11 @@ export class Pipeline {
     try {
       await this.#recover();
       this.#stream();
-      this.#eventsRead += await this.#sealer.poll();
+      for (const boot of [...this.#over]) await this.#finishOther(boot);
+      for (const sealer of [...this.#sealers.values()]) this.#eventsRead += await sealer.poll();
       this.#indexer?.flush();
       await this.#uploader.run();
-      this.#sealer.release();
+      for (const sealer of this.#sealers.values()) sealer.release();
       if (this.#index !== null) recordHolds(this.#index, this.#audit);
       await this.#retain();
       if (this.#recovered) this.#releaseFormer();
@@ -271,13 +300,31 @@ export class Pipeline {
     }
   }
 
-  #makeStreams(bootKey: Buffer): Stream[] {
-    const { dataDir, gateway, boot, identities, streams } = this.#options;
+  /** Sessions that a dead process left open are marked so. What fails here is done again as for an earlier run. */
+  async #finishOther(boot: string): Promise<void> {
+    const sealer = this.#sealers.get(boot)!;
+    this.#over.delete(boot);
+    this.#sealers.delete(boot);
+    try {
+      await sealer.finish();
+      this.#indexer?.flush();
+      sealer.release(true);
+      rmSync(bootLockPath(this.#sealerOptions.journalDirectory, boot), { force: true });
+    } catch (error) {
+      sealer.close();
+      this.#recovered = false;
+      throw error;
+    }
+  }
+
+  #makeStreams(): Stream[] {
+    const { dataDir, gateway, identities, streams } = this.#options;
     const journalDirectory = join(dataDir, JOURNAL_DIRECTORY);
     const source = {
       journalDirectory,
+      isLive: (boot: string) => this.#sealers.has(boot) || Lock.isHeld(bootLockPath(journalDirectory, boot)),
       bootKey: async (wanted: string) =>
-        wanted === boot ? bootKey : (await openBoot(journalDirectory, wanted, identities)).bootKey,
+        this.#keys.get(wanted) ?? (await openBoot(journalDirectory, wanted, identities)).bootKey,
     };
     return Object.entries(streams ?? {}).map(
       ([name, options]) =>
@@ -306,8 +353,8 @@ export class Pipeline {
   /** Segments of former boots are sealed, and stay only for streams that have not read them. */
   #releaseFormer(): void {
     if (this.#streams.length === 0) return;
-    for (const file of listSegments(join(this.#options.dataDir, JOURNAL_DIRECTORY))) {
-      if (file.boot === this.#options.boot) continue;
+    for (const file of listSegments(this.#sealerOptions.journalDirectory)) {
+      if (this.#sealers.has(file.boot)) continue;
       const needed = this.#needed(file.boot);
       if (needed === null || file.segment < needed) rmSync(file.path, { force: true });
     }
@@ -326,12 +373,16 @@ export class Pipeline {
   async #recover(): Promise<void> {
     if (this.#recovered || Date.now() < this.#recoverAfter) return;
     try {
-      await recoverJournal({
+      const { alive } = await recoverJournal({
         ...this.#sealerOptions,
-        current: this.#options.boot,
+        isCurrent: (boot) => this.#sealers.has(boot),
         identities: this.#options.identities,
       });
       this.#indexer?.flush();
+      if (alive.length > 0) {
+        this.#recoverAfter = Date.now() + STORE_RETRY_MS_MIN;
+        return;
+      }
       this.#index?.interrupt(this.#options.gateway, this.#options.boot);
       this.#recovered = true;
     } catch (error) {

@@ -2,6 +2,7 @@ import { createHash, sign } from 'node:crypto';
 import { createReadStream, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { publicKeyBytes } from './keys.ts';
+import { bootLockPath, Lock } from './lock.ts';
 import { listBoots, listSegments, openBoot, type SegmentFile } from './reader.ts';
 import { Sealer, type SealerOptions } from './sealer.ts';
 import type { RecordingStore } from './store/store.ts';
@@ -11,18 +12,25 @@ import type { RecordingStore } from './store/store.ts';
  * and those that were open are marked `interrupted`. Where only reviewers can open it, the segments go to the store as
  * they are, with a signed list: nothing is lost, and the gateway's disk alone still shows nothing.
  *
- * Only for the process that holds the journal's lock. `current` is its own boot, which is left alone.
+ * Only for the process that holds the journal's lock. `isCurrent` says which boots are of its own run: these are left
+ * alone, and so are those whose process still lives, as one does for a moment that lost the process it worked for.
  */
 export async function recoverJournal(
   options: Omit<SealerOptions, 'boot' | 'bootKey' | 'resumed'> & {
-    readonly current: string;
+    readonly isCurrent: (boot: string) => boolean;
     readonly identities: readonly string[];
   },
 ): Promise<Recovered> {
-  const { journalDirectory, current, identities, log } = options;
-  const recovered: Recovered = { sealed: [], bundled: [] };
+  const { journalDirectory, isCurrent, identities, log } = options;
+  const recovered: Recovered = { sealed: [], bundled: [], alive: [] };
   for (const boot of listBoots(journalDirectory)) {
-    if (boot === current) continue;
+    // The lock first: a boot of this run is known before its process has one.
+    const isHeld = Lock.isHeld(bootLockPath(journalDirectory, boot));
+    if (isCurrent(boot)) continue;
+    if (isHeld) {
+      recovered.alive.push(boot);
+      continue;
+    }
     const { bootKey } = await openBoot(journalDirectory, boot, identities).catch(() => ({ bootKey: null }));
     if (bootKey !== null) {
       const sealer = new Sealer({ ...options, boot, bootKey, resumed: true });
@@ -33,6 +41,7 @@ export async function recoverJournal(
       await bundle(boot, options);
       recovered.bundled.push(boot);
     }
+    rmSync(bootLockPath(journalDirectory, boot), { force: true });
     log?.info({ boot, readable: bootKey !== null }, 'an earlier run of the gateway was finished');
   }
   return recovered;
@@ -43,6 +52,8 @@ export interface Recovered {
   readonly sealed: string[];
   /** Boots whose segments were stored as they are. */
   readonly bundled: string[];
+  /** Boots of processes that still run: to be finished later. */
+  readonly alive: string[];
 }
 
 export const BUNDLE_FORMAT = 'sallyport journal bundle 1';

@@ -17,14 +17,17 @@ pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
 
 port.on('message', (message: ToThread) => {
-  if (message.kind === 'retention') {
-    pipeline.retain(message.retention);
-    return;
-  }
+  if (message.kind === 'retention') pipeline.retain(message.retention);
+  else if (message.kind === 'begin') pipeline.begin(message.boot);
+  else if (message.kind === 'end') pipeline.end(message.boot);
+  else finish();
+});
+
+function finish(): void {
   clearInterval(reporting);
   void pipeline.finish().then(() => {
     tell({ kind: 'status', status: pipeline.status });
     tell({ kind: 'finished' });
     port.close();
   });
-});
+}

@@ -80,7 +80,7 @@ async function bench(path: string, keys?: RecordingKeys, more: Partial<JournalOp
       expect(uploader.state.error).toBeNull();
     },
     recover: async (identities = used.identities) => {
-      await recoverJournal({ ...common, current: '', identities });
+      await recoverJournal({ ...common, isCurrent: () => false, identities });
     },
   };
 }
@@ -361,9 +361,9 @@ describe('after a crash', () => {
         signing: loadSigningKey(it.dataDir),
         store: it.store,
       };
-      await recoverJournal({ ...options, current: '', identities: keys.identities });
+      await recoverJournal({ ...options, isCurrent: () => false, identities: keys.identities });
       // A second crash right behind the first must not change what the first recovery made.
-      await recoverJournal({ ...options, current: '', identities: keys.identities });
+      await recoverJournal({ ...options, isCurrent: () => false, identities: keys.identities });
       const uploader = new Uploader(options.spoolDirectory, it.store, QUIET);
       await uploader.run(true);
       const events = await stored(it, long.id);

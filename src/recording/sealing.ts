@@ -1,11 +1,13 @@
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import type { PipelineOptions, PipelineStatus } from './pipeline.ts';
+import type { OtherBoot, PipelineOptions, PipelineStatus } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
 import type { Retention } from './retention.ts';
 
 export type ToThread =
   | { readonly kind: 'finish' }
+  | { readonly kind: 'begin'; readonly boot: OtherBoot }
+  | { readonly kind: 'end'; readonly boot: string }
   | { readonly kind: 'retention'; readonly retention: Retention };
 export type FromThread =
   | { readonly kind: 'status'; readonly status: PipelineStatus }
@@ -73,6 +75,19 @@ export class Sealing {
   retain(retention: Retention): void {
     this.#options = { ...this.#options, retention };
     this.#worker?.postMessage({ kind: 'retention', retention } satisfies ToThread);
+  }
+
+  /** Another process of this run is about to begin a journal of its own in the same directory. */
+  begin(boot: OtherBoot): void {
+    this.#options = { ...this.#options, others: [...(this.#options.others ?? []), boot] };
+    this.#worker?.postMessage({ kind: 'begin', boot } satisfies ToThread);
+  }
+
+  /** The process of that boot is gone: what it left is sealed. */
+  end(boot: string): void {
+    const others = this.#options.others?.filter((other) => other.boot !== boot) ?? [];
+    this.#options = { ...this.#options, others };
+    this.#worker?.postMessage({ kind: 'end', boot } satisfies ToThread);
   }
 
   /**

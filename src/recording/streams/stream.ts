@@ -32,21 +32,38 @@ export interface StreamedEvent {
 /** Which boots there are to be read, and with which keys. */
 export interface StreamSource {
   readonly journalDirectory: string;
+  /** Whether more may be written to it: its process lives, or what it left is not finished yet. */
+  isLive(boot: string): boolean;
   /** The data key of a boot; null where it cannot be read here. */
   bootKey(boot: string): Promise<Buffer | null>;
 }
 
+/** What the sink has: everything of the boots before `floor`, and of others up to their place. */
 interface Cursor {
-  readonly boot: string;
+  readonly floor: string;
+  readonly boots: Record<string, Place>;
+}
+
+/** A journal that is being read. */
+interface Reading {
+  readonly reader: JournalReader;
+  /** Where reading began: the sink has everything up to here. */
   readonly place: Place;
+}
+
+/** What goes to the sink next: events of one boot, up to `to`. */
+interface Delivery {
+  readonly boot: string;
+  readonly events: StreamedEvent[];
+  readonly to: Place;
 }
 
 const BEGINNING: Place = [0, 0, -1];
 const END: Place = [Number.MAX_SAFE_INTEGER, 0, 0];
 
 /**
- * Brings the journal's events to one sink, in order, from a cursor that outlives the process: each event arrives at least
- * once, however long the receiver was away. Segments that it has not read yet must be kept: `needed`.
+ * Brings the journal's events to one sink, those of each boot in order, from a cursor that outlives the process: each event
+ * arrives at least once, however long the receiver was away. Segments that it has not read yet must be kept: `needed`.
  */
 export class Stream {
   readonly #sink: Sink;
@@ -57,15 +74,10 @@ export class Stream {
     error(fields: object, message: string): void;
   };
   readonly #now: () => number;
-  /** What the sink has: everything up to here. */
-  #cursor: Cursor | null;
-  /** What has been read, in the boot of `#reader`. */
-  #place: Place = BEGINNING;
-  #reader: JournalReader | null = null;
-  /** Read and not sent yet: the next delivery. */
-  #waiting: { events: StreamedEvent[]; bytes: number; to: Cursor } | null = null;
-  /** The boot to read after the one that is done. */
-  #next: string | null = null;
+  #cursor: Cursor;
+  readonly #readings = new Map<string, Reading>();
+  /** Read and not sent yet. */
+  #waiting: Delivery | null = null;
   #error: string | null = null;
   #failures = 0;
   #notBefore = 0;
@@ -92,27 +104,25 @@ export class Stream {
 
   /** The first segment of `boot` that must not be removed yet; null where all may. */
   needed(boot: string): number | null {
-    const cursor = this.#cursor;
-    if (cursor === null || cursor.boot < boot) return 0;
-    return cursor.boot > boot ? null : cursor.place[0];
+    if (boot < this.#cursor.floor) return null;
+    const place = this.#cursor.boots[boot];
+    if (place === undefined) return 0;
+    return place[0] === END[0] ? null : place[0];
   }
 
   /** Sends what is new. Never rejects. After a failure nothing is tried for a while, longer each time. */
   async run(): Promise<void> {
     if (this.#now() < this.#notBefore) return;
     try {
-      for (;;) {
-        this.#waiting ??= await this.#collect();
-        if (this.#waiting === null) return;
-        const { events, to } = this.#waiting;
-        if (events.length > 0) await this.#sink.send(events, deliveryId(to));
-        this.#sent += events.length;
-        this.#waiting = null;
-        this.#cursor = to;
-        writeCursor(this.#cursorFile, to);
-        if (this.#error !== null) this.#log.info({ stream: this.#sink.name }, 'a stream of events goes on');
-        this.#error = null;
-        this.#failures = 0;
+      // Oldest first, and again as long as there was something: one that is written to all the time must not hold up others.
+      for (let sent = true; sent; ) {
+        sent = false;
+        for (const boot of this.#boots()) {
+          this.#waiting ??= await this.#collect(boot);
+          if (this.#waiting === null) continue;
+          await this.#deliver(this.#waiting);
+          sent = true;
+        }
       }
     } catch (error) {
       this.#fail(error as Error);
@@ -120,30 +130,46 @@ export class Stream {
   }
 
   async close(): Promise<void> {
-    this.#reader?.close();
+    for (const { reader } of this.#readings.values()) reader.close();
     await this.#sink.close();
   }
 
-  async #collect(): Promise<{ events: StreamedEvent[]; bytes: number; to: Cursor } | null> {
+  async #deliver({ boot, events, to }: Delivery): Promise<void> {
+    if (events.length > 0) await this.#sink.send(events, `${boot}-${to.join('-')}`);
+    this.#sent += events.length;
+    this.#waiting = null;
+    const there = new Set(listBoots(this.#source.journalDirectory));
+    const kept = Object.entries(this.#cursor.boots).filter(([other]) => there.has(other));
+    this.#cursor = { floor: this.#cursor.floor, boots: { ...Object.fromEntries(kept), [boot]: to } };
+    writeCursor(this.#cursorFile, this.#cursor);
+    if (this.#error !== null) this.#log.info({ stream: this.#sink.name }, 'a stream of events goes on');
+    this.#error = null;
+    this.#failures = 0;
+  }
+
+  /** Boots that have not been read to their end. */
+  #boots(): string[] {
+    return listBoots(this.#source.journalDirectory).filter((boot) => this.needed(boot) !== null);
+  }
+
+  async #collect(boot: string): Promise<Delivery | null> {
+    const reading = this.#readings.get(boot) ?? (await this.#open(boot));
+    if (reading === null) return null;
+    const { reader } = reading;
     const events: StreamedEvent[] = [];
     let bytes = 0;
-    let to: Cursor | null = null;
+    let to: Place | null = null;
+    // Asked before reading: what is written meanwhile is there the next time.
+    const over = !this.#source.isLive(boot);
     while (events.length < STREAM_BATCH_EVENTS_MAX && bytes < STREAM_BATCH_BYTES_MAX) {
-      const reader = this.#reader ?? (await this.#openNext());
-      if (reader === null) break;
-      const over = this.#followingBoot(reader.boot) !== null;
       const read = reader.next(over);
       if (read === null) {
-        if (!over) break;
-        to = { boot: this.#followingBoot(reader.boot)!, place: BEGINNING };
-        reader.close();
-        this.#reader = null;
-        this.#next = to.boot;
-        continue;
+        if (over) to = END;
+        break;
       }
       const { segment, offset } = read.position;
       if (read.kind === 'batch') {
-        const after = this.#place;
+        const after = reading.place;
         read.events.forEach((raw, index) => {
           if (!isAfter([segment, offset, index], after)) return;
           const event = decodeEvent(raw.bytes);
@@ -153,37 +179,37 @@ export class Stream {
           events.push({ event, line });
           bytes += line.length;
         });
-        to = { boot: reader.boot, place: [segment, offset, Math.max(0, read.events.length - 1)] };
-        // The gateway's last word: nothing of this boot is needed any more.
+        to = [segment, offset, Math.max(0, read.events.length - 1)];
+        // The process's last word: nothing of this boot is needed any more.
         const last = events.at(-1)?.event;
-        if (last?.type === 'journal' && last.action === 'closed') to = { boot: reader.boot, place: END };
+        if (last?.type === 'journal' && last.action === 'closed') to = END;
       } else if (read.kind === 'damaged') {
         const event = gap(`segment ${segment} of the journal was altered: ${read.reason}`, this.#now());
         events.push({ event, line: JSON.stringify(event) });
-        to = { boot: reader.boot, place: [segment, offset, 0] };
+        to = [segment, offset, 0];
       }
+      if (to === END) break;
     }
-    return to === null ? null : { events, bytes, to };
+    if (to === END) {
+      reader.close();
+      this.#readings.delete(boot);
+    }
+    return to === null ? null : { boot, events, to };
   }
 
-  /** A reader of the boot that comes next: the one the cursor stands in, or the oldest for a stream that is new. */
-  async #openNext(): Promise<JournalReader | null> {
+  /** Begins to read a boot where the cursor stands in it. Null where its key cannot be had here. */
+  async #open(boot: string): Promise<Reading | null> {
     const { journalDirectory } = this.#source;
-    const from = this.#next ?? this.#cursor?.boot ?? '';
-    for (const boot of listBoots(journalDirectory)) {
-      if (boot < from) continue;
-      const key = await this.#source.bootKey(boot);
-      if (key === null) continue;
-      this.#place = this.#cursor?.boot === boot ? this.#cursor.place : BEGINNING;
-      const first = listSegments(journalDirectory).find((file) => file.boot === boot)?.segment ?? 1;
-      this.#reader = new JournalReader(journalDirectory, boot, key, Math.max(first, this.#place[0]));
-      return this.#reader;
-    }
-    return null;
-  }
-
-  #followingBoot(boot: string): string | null {
-    return listBoots(this.#source.journalDirectory).find((other) => other > boot) ?? null;
+    const key = await this.#source.bootKey(boot);
+    if (key === null) return null;
+    const place = this.#cursor.boots[boot] ?? BEGINNING;
+    const first = listSegments(journalDirectory).find((file) => file.boot === boot)?.segment ?? 1;
+    const reading = {
+      reader: new JournalReader(journalDirectory, boot, key, Math.max(first, place[0])),
+      place,
+    };
+    this.#readings.set(boot, reading);
+    return reading;
   }
 
   #fail(error: Error): void {
@@ -204,10 +230,6 @@ function gap(reason: string, now: number): JournalEvent {
   return { type: 'gap', at, from: at, to: at, events: 0, sessions: [], reason };
 }
 
-function deliveryId({ boot, place }: Cursor): string {
-  return `${boot}-${place.join('-')}`;
-}
-
 function isAfter(place: Place, other: Place): boolean {
   for (let index = 0; index < 3; index += 1) {
     if (place[index]! !== other[index]!) return place[index]! > other[index]!;
@@ -215,13 +237,17 @@ function isAfter(place: Place, other: Place): boolean {
   return false;
 }
 
-function readCursor(path: string): Cursor | null {
-  if (!existsSync(path)) return null;
+function readCursor(path: string): Cursor {
+  const none: Cursor = { floor: '', boots: {} };
+  if (!existsSync(path)) return none;
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as Cursor;
+    const kept = JSON.parse(readFileSync(path, 'utf8')) as Cursor | { boot: string; place: Place };
+    // Of a version that read one boot after the other.
+    if ('boot' in kept) return { floor: kept.boot, boots: { [kept.boot]: kept.place } };
+    return kept.boots === undefined ? none : kept;
   } catch {
     // Half a cursor is none: everything that is still there is sent again.
-    return null;
+    return none;
   }
 }
 
