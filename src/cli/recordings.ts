@@ -7,7 +7,7 @@ import type { Command } from 'commander';
 import type { JournalEvent } from '../recording/events.ts';
 import { EXPORT_FORMATS, exportSession } from '../recording/export.ts';
 import { Indexer } from '../recording/indexer.ts';
-import { joined } from '../recording/join.ts';
+import { type Events, joined } from '../recording/join.ts';
 import { knownSigningKeys, publicKeyId, rotateSigningKey } from '../recording/keys.ts';
 import { emptyReport, type PartFile, type ReadReport } from '../recording/library.ts';
 import {
@@ -20,7 +20,7 @@ import {
   table,
 } from '../recording/present.ts';
 import { loadPostgresParser } from '../recording/relations.ts';
-import { FrameMaker, framesOf, Player } from '../recording/replay.ts';
+import { framesOf, Player } from '../recording/replay.ts';
 import { type Judgement, RISKS, type Risk, RiskJudge } from '../recording/risk.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
 import {
@@ -242,10 +242,10 @@ function statementJson(row: StatementRow, session: SessionRow | null): object {
 }
 
 async function show(session: string | undefined, options: SessionOptions): Promise<void> {
-  const { events, report } = await readSession(session, options);
+  const { events, again, report } = await readSession(session, options);
   if (options.json === true) {
     const judge = new RiskJudge();
-    for await (const event of joined(events)) {
+    for await (const event of joined(events, again)) {
       const judgement = judge.take(event);
       const risk = judgement === null ? {} : { risk: judgement.level, risk_reason: judgement.reason };
       await write(`${JSON.stringify({ ...event, ...risk })}\n`);
@@ -254,7 +254,7 @@ async function show(session: string | undefined, options: SessionOptions): Promi
     return;
   }
   const judge = new RiskJudge();
-  for await (const event of joined(events)) {
+  for await (const event of joined(events, again)) {
     if (event.type === 'session_started') {
       judge.take(event);
       await write(`${sessionHeading(event)}\n\n`);
@@ -281,27 +281,23 @@ async function replay(
   session: string | undefined,
   options: SessionOptions & { speed?: string; maxPause: string; from: string },
 ): Promise<void> {
-  const { events, report } = await readSession(session, options);
+  const { events, again, report } = await readSession(session, options);
   const speed = options.speed === undefined ? null : numberOf(options.speed, '--speed');
   if (speed !== null && !(speed > 0)) throw new Error('--speed takes a number above 0');
   const from = numberOf(options.from, '--from');
-  if (speed === null && from <= 1) {
-    const maker = new FrameMaker();
-    for await (const event of events) {
-      const frame = maker.take(event);
-      if (frame !== null) await write(`${frame.text}\n`);
-    }
-  } else {
-    const all: JournalEvent[] = [];
-    for await (const event of events) if (event.type !== 'frame') all.push(event);
-    const keys = new KeyReader(speed !== null && process.stdin.isTTY === true ? process.stdin : null);
-    const pauseMsMax = numberOf(options.maxPause, '--max-pause') * 1000;
-    const ports = {
-      write: (text: string) => void process.stdout.write(text),
-      wait: (ms: number | null) => keys.wait(ms),
-    };
-    await new Player(framesOf(all), { speed, pauseMsMax, from }, ports).run().finally(() => keys.close());
-  }
+  const keys = new KeyReader(speed !== null && process.stdin.isTTY === true ? process.stdin : null);
+  const pauseMsMax = numberOf(options.maxPause, '--max-pause') * 1000;
+  // Read once more, what is bad of it is not told twice.
+  let open: () => Events = () => {
+    open = again;
+    return events;
+  };
+  const player = new Player(
+    () => framesOf(open()),
+    { speed, pauseMsMax, from },
+    { write, wait: (ms) => keys.wait(ms) },
+  );
+  await player.run().finally(() => keys.close());
   tellFaults(report);
 }
 
@@ -311,8 +307,8 @@ async function exportTo(
 ): Promise<void> {
   const format = EXPORT_FORMATS.find((one) => one === options.format);
   if (format === undefined) throw new Error(`--format takes ${EXPORT_FORMATS.join(', ')}`);
-  const { events, report } = await readSession(session, options);
-  const pieces = exportSession(events, format);
+  const { events, again, report } = await readSession(session, options);
+  const pieces = exportSession(events, format, again);
   if (options.output === undefined) for await (const piece of pieces) await write(piece);
   else await pipeline(pieces, createWriteStream(options.output, { mode: 0o600 }));
   tellFaults(report);
@@ -421,15 +417,19 @@ function trustedKeys(
   return keys;
 }
 
-/** A session's events as they are read; `report` is complete when they have been. */
+/** A session's events as they are read; `report` is complete when they have been. `again` reads them once more. */
 async function readSession(
   session: string | undefined,
   options: SessionOptions,
-): Promise<{ events: AsyncGenerator<JournalEvent>; report: ReadReport }> {
+): Promise<{
+  events: AsyncGenerator<JournalEvent>;
+  again: () => AsyncGenerator<JournalEvent>;
+  report: ReadReport;
+}> {
   const access = await openAccess(options);
   const id = await sessionId(access, session, options);
   const report = emptyReport();
-  return { events: access.library.events(id, report), report };
+  return { events: access.library.events(id, report), again: () => access.library.events(id), report };
 }
 
 /** The session that is meant: by id, by its beginning, or the latest. */

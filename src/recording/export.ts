@@ -1,6 +1,6 @@
-import type { JournalEvent, SessionStartedEvent } from './events.ts';
+import type { SessionStartedEvent } from './events.ts';
 import { timeMs } from './events.ts';
-import { type Events, joined } from './join.ts';
+import { type Events, type JoinedEvent, joined } from './join.ts';
 import { pcapng } from './pcapng.ts';
 import { FrameMaker } from './replay.ts';
 
@@ -10,29 +10,33 @@ export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 const TERMINAL_COLUMNS = 120;
 const TERMINAL_ROWS = 40;
 
-/** A session's recording in a form for other programs, piece by piece: none but pcapng is ever in memory as a whole. */
-export async function* exportSession(events: Events, format: ExportFormat): AsyncGenerator<string | Buffer> {
+/**
+ * A session's recording in a form for other programs, piece by piece: it is never in memory as a whole. `again` gives the
+ * events once more from their beginning, for a statement that runs beside very many others: see `joined`.
+ */
+export async function* exportSession(
+  events: Events,
+  format: ExportFormat,
+  again: (() => Events) | null = null,
+): AsyncGenerator<string | Buffer> {
   switch (format) {
     case 'jsonl':
-      yield* jsonLines(events);
+      yield* jsonLines(joined(events, again));
       break;
     case 'csv':
-      yield* csv(events);
+      yield* csv(joined(events, again));
       break;
     case 'asciicast':
       yield* asciicast(events);
       break;
-    case 'pcapng': {
-      const all: JournalEvent[] = [];
-      for await (const event of events) all.push(event);
-      yield pcapng(all);
-    }
+    case 'pcapng':
+      yield* pcapng(events);
   }
 }
 
 /** One object a line: the session's start, each statement in one piece (`type: statement`), notes, gaps, its end. */
-async function* jsonLines(events: Events): AsyncGenerator<string> {
-  for await (const event of joined(events)) yield `${JSON.stringify(event)}\n`;
+async function* jsonLines(events: AsyncIterable<JoinedEvent>): AsyncGenerator<string> {
+  for await (const event of events) yield `${JSON.stringify(event)}\n`;
 }
 
 const CSV_COLUMNS = [
@@ -56,10 +60,10 @@ const CSV_COLUMNS = [
 ] as const;
 
 /** RFC 4180, with a heading line: one statement a line. */
-async function* csv(events: Events): AsyncGenerator<string> {
+async function* csv(events: AsyncIterable<JoinedEvent>): AsyncGenerator<string> {
   yield `${CSV_COLUMNS.join(',')}\r\n`;
   let start: SessionStartedEvent | null = null;
-  for await (const event of joined(events)) {
+  for await (const event of events) {
     if (event.type === 'session_started') start = event;
     if (event.type !== 'statement') continue;
     const values: Record<(typeof CSV_COLUMNS)[number], unknown> = {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
-import { sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
+import { collected, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
 import { SqliteRecordingIndex } from '../store/recording-index.ts';
 import { type JournalEvent, statementSchema } from './events.ts';
@@ -14,7 +14,7 @@ import { knownSigningKeys, loadRecordingKeys, type RecordingKeys, rotateSigningK
 import { emptyReport, Library } from './library.ts';
 import { INDEX_FILE, Pipeline } from './pipeline.ts';
 import { shown } from './present.ts';
-import { framesOf, Player, type PlayerPorts } from './replay.ts';
+import { type Frame, framesOf, Player, type PlayerPorts } from './replay.ts';
 import { DirectoryStore } from './store/directory.ts';
 import { partKey } from './store/store.ts';
 import { verifyEntries, verifySession } from './verify.ts';
@@ -391,6 +391,10 @@ async function exported(events: readonly JournalEvent[], format: ExportFormat): 
   return text;
 }
 
+async function* framesFrom(frames: readonly Frame[]): AsyncGenerator<Frame> {
+  yield* frames;
+}
+
 describe('replay and export', () => {
   async function events(path: string): Promise<JournalEvent[]> {
     const world = new World(path);
@@ -402,7 +406,7 @@ describe('replay and export', () => {
 
   /** Plays with scripted keys: each wait takes the next; null lets the time pass. */
   async function play(
-    frames: ReturnType<typeof framesOf>,
+    frames: readonly Frame[],
     keys: (string | null)[],
     speed = 1,
   ): Promise<{ output: string; waits: (number | null)[] }> {
@@ -418,13 +422,13 @@ describe('replay and export', () => {
         return Promise.resolve(keys.shift() ?? null);
       },
     };
-    await new Player(frames, { speed, pauseMsMax: 500, from: 1 }, ports).run();
+    await new Player(() => framesFrom(frames), { speed, pauseMsMax: 500, from: 1 }, ports).run();
     return { output, waits };
   }
 
   test('shows statements with parameters, rows, durations and errors', async () => {
     using directory = new TemporaryDirectory();
-    const frames = framesOf(await events(directory.path));
+    const frames = await collected(framesOf(await events(directory.path)));
     const { output } = await play(frames, []);
     expect(output).toMatch(/ana on orders/);
     expect(output).toMatch(/#1 SELECT 1\n +\$1 int4 = 42\n +→ ok, 3 rows returned, \d/);

@@ -5,11 +5,11 @@ import { decodeEvent } from './decode.ts';
 import type { JournalEvent } from './events.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { unwrapKey } from './keys.ts';
-import { JournalReader, listBoots, openBoot } from './reader.ts';
+import { type JournalRead, JournalReader, listBoots, openBoot } from './reader.ts';
 import { RecordingError } from './recorder.ts';
 import { type Fault, inspectPart, openPart, type PartInspection, type Place } from './recording.ts';
 import { bundlePrefix, listBundles } from './recovery.ts';
-import { spoolFiles } from './sealer.ts';
+import { type SpoolFile, spoolFiles } from './sealer.ts';
 import { parseSegmentName } from './segment.ts';
 import { parsePartKey, partKey, type RecordingStore, sessionPrefix } from './store/store.ts';
 
@@ -58,18 +58,16 @@ export class Library {
 
   /** Sealed parts of one session, in order. */
   async parts(session: string): Promise<PartFile[]> {
-    return (
-      this.#merge(await this.store.list(sessionPrefix(session)), (file) => file.session === session).get(
-        session,
-      ) ?? []
-    );
+    const spool = this.#spool();
+    const stored = await this.store.list(sessionPrefix(session));
+    return this.#merge(spool, stored, (file) => file.session === session).get(session) ?? [];
   }
 
   /** Sealed parts of all sessions, by session id. `prefix` narrows it to a year, month or day: `2026/11/24/`. */
   async allParts(prefix = ''): Promise<Map<string, PartFile[]>> {
-    return this.#merge(await this.store.list(prefix), (file) =>
-      partKey(file.session, file.part).startsWith(prefix),
-    );
+    const spool = this.#spool();
+    const stored = await this.store.list(prefix);
+    return this.#merge(spool, stored, (file) => partKey(file.session, file.part).startsWith(prefix));
   }
 
   async read(part: PartFile): Promise<Buffer> {
@@ -95,22 +93,23 @@ export class Library {
    * when nothing of the session can be found or read.
    */
   async *events(session: string, report: ReadReport = emptyReport()): AsyncGenerator<JournalEvent> {
-    const at: Progress = { part: 0, sealed: null, over: false };
+    const at: Progress = { part: 0, sealed: null, over: false, ahead: 0 };
     let read = 0;
-    for (;;) {
+    do {
       for await (const event of this.#sealedEvents(session, at, report)) {
         read += 1;
         yield event;
       }
       if (at.over) break;
-      const unsealed = await this.#unsealed(session, at.sealed);
+      report.unsealed = false;
+      for await (const event of this.#unsealed(session, at)) {
+        report.unsealed = true;
+        read += 1;
+        at.ahead += 1;
+        yield event;
+      }
       // What is not in the journal any more has been sealed while we looked.
-      if ((await this.parts(session)).some(({ part }) => part > at.part)) continue;
-      report.unsealed = unsealed.length > 0;
-      read += unsealed.length;
-      yield* unsealed;
-      break;
-    }
+    } while (await this.#hasPartsBehind(session, at));
     if (read > 0) return;
     if (report.locked.length > 0)
       throw new RecordingError(
@@ -136,15 +135,24 @@ export class Library {
       const [fault] = inspection.faults;
       if (fault !== undefined) {
         report.faults.push({ key: file.key, fault });
+        at.ahead = Math.max(0, at.ahead - eventsOf(inspection));
         continue;
       }
       const key = await this.key(inspection);
       if (key === null) {
         report.locked.push(file.key);
+        at.ahead = Math.max(0, at.ahead - eventsOf(inspection));
         continue;
       }
-      for (const line of openPart(bytes, inspection, key)) yield JSON.parse(line) as JournalEvent;
+      for (const line of openPart(bytes, inspection, key)) {
+        if (at.ahead > 0) at.ahead -= 1;
+        else yield JSON.parse(line) as JournalEvent;
+      }
     }
+  }
+
+  async #hasPartsBehind(session: string, at: Progress): Promise<boolean> {
+    return (await this.parts(session)).some(({ part }) => part > at.part);
   }
 
   /** The session in the store that began last; null when there is none. Lists the whole store. */
@@ -160,7 +168,7 @@ export class Library {
   /** Sessions that have events in the journal, with their start where it is there too. */
   async liveSessions(): Promise<Map<string, JournalEvent | null>> {
     const sessions = new Map<string, JournalEvent | null>();
-    await this.#journal(null, (session, event) => {
+    await this.#journal((session, event) => {
       if (session === null) return;
       if (!sessions.has(session)) {
         const decoded = event();
@@ -174,7 +182,7 @@ export class Library {
   async openSessions(): Promise<ReadonlySet<string> | null> {
     if (this.dataDir === null) return null;
     const open = new Set(listBoots(join(this.dataDir, JOURNAL_DIRECTORY)));
-    await this.#journal(null, (session, event) => {
+    await this.#journal((session, event) => {
       if (session === null) {
         const mark = event();
         if (mark.type === 'journal') for (const id of mark.sessions) open.add(id);
@@ -185,22 +193,42 @@ export class Library {
     return open;
   }
 
-  /** Events of a session that the journal has and its sealed parts have not. */
-  async #unsealed(session: string, sealed: Progress['sealed']): Promise<JournalEvent[]> {
-    const found: JournalEvent[] = [];
-    await this.#journal(sealed?.boot ?? null, (id, event, boot, place) => {
-      if (id !== session) return;
-      if (sealed !== null && boot === sealed.boot && !isAfter(place, sealed.to)) return;
-      found.push(event());
-    });
-    return found;
+  /**
+   * Events of a session that the journal has and its sealed parts have not. Ends early where the sealer has been here
+   * before: the events are in parts by then.
+   */
+  async *#unsealed(session: string, at: Progress): AsyncGenerator<JournalEvent> {
+    const { sealed } = at;
+    let boot: string | null = null;
+    let events = 0;
+    for await (const read of this.#batches(sealed?.boot ?? null)) {
+      const isFirst = read.boot !== boot;
+      boot = read.boot;
+      // Segments go when their events are sealed: the first that is left, or one behind a hole, may not be the next.
+      if ((isFirst || read.kind === 'damaged') && (await this.#hasPartsBehind(session, at))) return;
+      if (read.kind !== 'batch') continue;
+      const { segment, offset } = read.position;
+      for (const [index, raw] of read.events.entries()) {
+        if (raw.session !== session) continue;
+        if (sealed !== null && boot === sealed.boot && !isAfter([segment, offset, index], sealed.to))
+          continue;
+        events += 1;
+        // Those that were given before parts of them came.
+        if (events > at.ahead) yield decodeEvent(raw.bytes);
+      }
+    }
   }
 
-  /** Reads what the identities open of the journal, the live one too. */
-  async #journal(
-    from: string | null,
-    each: (session: string | null, event: () => JournalEvent, boot: string, place: Place) => void,
-  ): Promise<void> {
+  /** Hands over every event that the identities open of the journal, the live one too. */
+  async #journal(each: (session: string | null, event: () => JournalEvent) => void): Promise<void> {
+    for await (const read of this.#batches(null)) {
+      if (read.kind !== 'batch') continue;
+      for (const raw of read.events) each(raw.session, () => decodeEvent(raw.bytes));
+    }
+  }
+
+  /** What the identities open of the journal, batch by batch; from the boot `from` on where it is given. */
+  async *#batches(from: string | null): AsyncGenerator<JournalRead & { readonly boot: string }> {
     const directories = new Map(await this.#bundleFolders());
     if (this.dataDir !== null) {
       const live = join(this.dataDir, JOURNAL_DIRECTORY);
@@ -212,13 +240,7 @@ export class Library {
       if (bootKey === null) continue;
       const reader = new JournalReader(directory, boot, bootKey);
       try {
-        for (let read = reader.next(false); read !== null; read = reader.next(false)) {
-          if (read.kind !== 'batch') continue;
-          const { segment, offset } = read.position;
-          read.events.forEach((raw, index) => {
-            each(raw.session, () => decodeEvent(raw.bytes), boot, [segment, offset, index]);
-          });
-        }
+        for (let read = reader.next(false); read !== null; read = reader.next(false)) yield { ...read, boot };
       } finally {
         reader.close();
       }
@@ -247,7 +269,13 @@ export class Library {
     return folders;
   }
 
+  /** What waits for the store. To be asked before the store is: what goes there meanwhile is in both then, not in neither. */
+  #spool(): readonly SpoolFile[] {
+    return this.dataDir === null ? [] : spoolFiles(join(this.dataDir, 'spool'));
+  }
+
   #merge(
+    spool: readonly SpoolFile[],
     objects: readonly { key: string; size: number }[],
     wanted: (file: { session: string; part: number }) => boolean,
   ): Map<string, PartFile[]> {
@@ -260,10 +288,8 @@ export class Library {
       }
       parts.set(file.part, file);
     };
-    if (this.dataDir !== null) {
-      for (const { session, part, path, size } of spoolFiles(join(this.dataDir, 'spool')))
-        if (wanted({ session, part })) add({ session, part, path, size, key: partKey(session, part) });
-    }
+    for (const { session, part, path, size } of spool)
+      if (wanted({ session, part })) add({ session, part, path, size, key: partKey(session, part) });
     for (const { key, size } of objects) {
       const parsed = parsePartKey(key);
       if (parsed !== null) add({ ...parsed, key, size, path: null });
@@ -283,6 +309,13 @@ interface Progress {
   part: number;
   sealed: { readonly boot: string; readonly to: Place } | null;
   over: boolean;
+  /** Events that were read from the journal: when they are found in parts behind these, they have been given already. */
+  ahead: number;
+}
+
+/** As many as a part says that it holds. */
+function eventsOf({ trailer }: PartInspection): number {
+  return trailer?.chunks.reduce((sum, { events }) => sum + events, 0) ?? 0;
 }
 
 export function emptyReport(): ReadReport {

@@ -72,3 +72,14 @@ export const STREAM_BATCH_BYTES_MAX = 1024 * 1024;
 export const STREAM_TIMEOUT_MS = 15_000;
 /** How long a stop waits for receivers of streams; the next start goes on where they are. */
 export const STREAM_FINISH_MS = 3_000;
+
+/** Frames, and characters of them, that a replay keeps behind it for going back; what lies farther back is read again. */
+export const REPLAY_FRAMES_MAX = 4_000;
+export const REPLAY_CHARACTERS_MAX = 16 * 1024 * 1024;
+
+/** Events, and characters of them, that wait for the end of a statement before them; beyond, its end is looked for ahead. */
+export const JOIN_EVENTS_MAX = 20_000;
+export const JOIN_CHARACTERS_MAX = 32 * 1024 * 1024;
+
+/** Pieces of a capture file are given on when this much has come together. */
+export const CAPTURE_PIECE_BYTES = 64 * 1024;

@@ -1,5 +1,6 @@
-import type { JournalEvent, SessionStartedEvent } from './events.ts';
-import { timeMs } from './events.ts';
+import { type SessionStartedEvent, timeMs } from './events.ts';
+import type { Events } from './join.ts';
+import { CAPTURE_PIECE_BYTES } from './limits.ts';
 
 /**
  * A session's raw frames as a capture file (pcapng, draft-ietf-opsawg-pcapng), for Wireshark. The bytes are what passed
@@ -34,39 +35,74 @@ interface Peer {
 /** Ports that Wireshark knows the protocols by. */
 const PORTS: Readonly<Record<string, number>> = { postgres: 5432, mysql: 3306, tds: 1433 };
 
-/** Throws an error when the session has no raw frames on record. */
-export function pcapng(events: readonly JournalEvent[]): Buffer {
-  const start = events.find((event): event is SessionStartedEvent => event.type === 'session_started');
-  if (!events.some(({ type }) => type === 'frame'))
+/** The capture file, piece by piece. Throws an error when the session has no raw frames on record. */
+export async function* pcapng(events: Events): AsyncGenerator<Buffer> {
+  let start: SessionStartedEvent | null = null;
+  let capture: Capture | null = null;
+  let first: number | null = null;
+  for await (const event of events) {
+    first ??= timeMs(event.at);
+    if (event.type === 'session_started') start = event;
+    if (event.type !== 'frame') continue;
+    capture ??= new Capture(start, first);
+    capture.frame(timeMs(event.at), event.from, Buffer.from(event.data, 'base64'));
+    if (capture.length >= CAPTURE_PIECE_BYTES) yield capture.take();
+  }
+  if (capture === null)
     throw new Error(
       'this session has no raw frames on record: set raw_frames in the `recording` of its resource',
     );
-  const client = peer(start?.client_address ?? '', 50_000, '10.0.0.1');
-  const server = peer('', PORTS[start?.engine ?? ''] ?? 5432, '10.0.0.2');
-  const blocks = [sectionHeader(), interfaceDescription()];
-  const first = timeMs(events[0]!.at);
-  const packet = (at: number, from: Peer, to: Peer, flags: number, data: Buffer): void => {
-    blocks.push(enhancedPacket(at, ipPacket(from, to, flags, data)));
-    from.sequence = (from.sequence + data.length + ((flags & (SYN | FIN)) === 0 ? 0 : 1)) >>> 0;
-  };
-  const nothing = Buffer.alloc(0);
-  packet(first, client, server, SYN, nothing);
-  packet(first, server, client, SYN | ACK, nothing);
-  packet(first, client, server, ACK, nothing);
-  let last = first;
-  for (const event of events) {
-    if (event.type !== 'frame') continue;
-    last = timeMs(event.at);
-    const data = Buffer.from(event.data, 'base64');
-    const [from, to] = event.from === 'client' ? [client, server] : [server, client];
-    for (let at = 0; at < data.length; at += SEGMENT_BYTES_MAX)
-      packet(last, from, to, ACK | PUSH, data.subarray(at, at + SEGMENT_BYTES_MAX));
-  }
-  packet(last, client, server, FIN | ACK, nothing);
-  packet(last, server, client, FIN | ACK, nothing);
-  packet(last, client, server, ACK, nothing);
-  return Buffer.concat(blocks);
+  capture.close();
+  yield capture.take();
 }
+
+/** One connection, from its SYN to its FIN. */
+class Capture {
+  readonly #client: Peer;
+  readonly #server: Peer;
+  #blocks: Buffer[] = [sectionHeader(), interfaceDescription()];
+  #last: number;
+  /** Bytes that wait to be taken. */
+  length = 0;
+
+  constructor(start: SessionStartedEvent | null, at: number) {
+    this.#client = peer(start?.client_address ?? '', 50_000, '10.0.0.1');
+    this.#server = peer('', PORTS[start?.engine ?? ''] ?? 5432, '10.0.0.2');
+    this.#last = at;
+    this.#packet(this.#client, this.#server, SYN);
+    this.#packet(this.#server, this.#client, SYN | ACK);
+    this.#packet(this.#client, this.#server, ACK);
+  }
+
+  frame(at: number, sender: 'client' | 'server', data: Buffer): void {
+    this.#last = at;
+    const [from, to] = sender === 'client' ? [this.#client, this.#server] : [this.#server, this.#client];
+    for (let offset = 0; offset < data.length; offset += SEGMENT_BYTES_MAX)
+      this.#packet(from, to, ACK | PUSH, data.subarray(offset, offset + SEGMENT_BYTES_MAX));
+  }
+
+  close(): void {
+    this.#packet(this.#client, this.#server, FIN | ACK);
+    this.#packet(this.#server, this.#client, FIN | ACK);
+    this.#packet(this.#client, this.#server, ACK);
+  }
+
+  take(): Buffer {
+    const bytes = Buffer.concat(this.#blocks);
+    this.#blocks = [];
+    this.length = 0;
+    return bytes;
+  }
+
+  #packet(from: Peer, to: Peer, flags: number, data: Buffer = NOTHING): void {
+    const packet = enhancedPacket(this.#last, ipPacket(from, to, flags, data));
+    this.#blocks.push(packet);
+    this.length += packet.length;
+    from.sequence = (from.sequence + data.length + ((flags & (SYN | FIN)) === 0 ? 0 : 1)) >>> 0;
+  }
+}
+
+const NOTHING = Buffer.alloc(0);
 
 /** `10.1.2.3:50000`; where it is no IPv4 address, `fallback` stands for it. */
 function peer(text: string, port: number, fallback: string): Peer {

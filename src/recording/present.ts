@@ -87,7 +87,12 @@ export function statementText(
 }
 
 /** How it ended, on one line. */
-export function outcomeText(statement: RecordedStatement): string {
+export function outcomeText(
+  statement: Pick<
+    RecordedStatement,
+    'status' | 'error' | 'rows_returned' | 'rows_affected' | 'duration_us' | 'transaction'
+  >,
+): string {
   if (statement.status === 'unknown') return 'unknown: its end is not on record';
   const facts: string[] = [statement.status];
   if (statement.error !== null) facts.push(`${statement.error.code} ${statement.error.message}`);

@@ -6,6 +6,8 @@ import {
   type StatementStartedEvent,
   timeMs,
 } from './events.ts';
+import type { Events } from './join.ts';
+import { REPLAY_CHARACTERS_MAX, REPLAY_FRAMES_MAX } from './limits.ts';
 import { eventText, offsetText, outcomeText, sessionHeading, statementText } from './present.ts';
 
 /** One thing that is shown at a moment of the replay. */
@@ -27,19 +29,16 @@ export function statementsOf(events: readonly JournalEvent[]): RecordedStatement
 }
 
 /** The frames of a session: each statement when it started, its outcome when it ended. */
-export function framesOf(events: Iterable<JournalEvent>): Frame[] {
+export async function* framesOf(events: Events): AsyncGenerator<Frame> {
   const maker = new FrameMaker();
-  const frames: Frame[] = [];
-  for (const event of events) {
+  for await (const event of events) {
     const frame = maker.take(event);
-    if (frame !== null) frames.push(frame);
+    if (frame !== null) yield frame;
   }
-  return frames;
 }
 
-/** Makes frames of a session's events, one by one. */
+/** Makes frames of a session's events, one by one, and keeps none of them. */
 export class FrameMaker {
-  readonly #starts = new Map<number, StatementStartedEvent>();
   #origin: number | null = null;
   /** Several statements may run at once: then an outcome names the one it belongs to. */
   #last: number | null = null;
@@ -52,20 +51,16 @@ export class FrameMaker {
       case 'session_started':
         return { at, text: `${sessionHeading(event)}\n`, seq: null };
       case 'statement_started': {
-        this.#starts.set(event.seq, event);
         this.#last = event.seq;
         const label = `${offsetText(at).padStart(10)}  #${event.seq} `;
         const text = label + statementText(event).replaceAll('\n', `\n${' '.repeat(label.length)}`);
         return { at, text, seq: event.seq };
       }
       case 'statement_ended': {
-        const start = this.#starts.get(event.seq);
-        this.#starts.delete(event.seq);
-        if (start === undefined) return null;
         const which = this.#last === event.seq ? '' : `#${event.seq} `;
         return {
           at,
-          text: `${' '.repeat(12)}→ ${which}${outcomeText(joinStatement(start, event))}`,
+          text: `${' '.repeat(12)}→ ${which}${outcomeText(event)}`,
           seq: null,
         };
       }
@@ -77,9 +72,64 @@ export class FrameMaker {
   }
 }
 
+/** A session's frames from their beginning, as often as they are asked for. */
+export type FrameSource = () => AsyncIterable<Frame>;
+
+/**
+ * Frames by their place, with a named number of them in memory: the last that were read. Who goes farther back has the
+ * session read again from its beginning.
+ */
+class Tape {
+  readonly #open: FrameSource;
+  #reading: AsyncIterator<Frame> | null = null;
+  /** Frames read last, and the place of the first of them. */
+  #kept: Frame[] = [];
+  #first = 0;
+  #characters = 0;
+
+  constructor(open: FrameSource) {
+    this.#open = open;
+  }
+
+  /** Null behind the last. */
+  async at(place: number): Promise<Frame | null> {
+    if (place < this.#first || this.#reading === null) await this.#rewind();
+    while (place >= this.#first + this.#kept.length) {
+      const { done, value } = await this.#reading!.next();
+      if (done === true) return null;
+      this.#keep(value);
+    }
+    return this.#kept[place - this.#first]!;
+  }
+
+  async close(): Promise<void> {
+    await this.#reading?.return?.();
+    this.#reading = null;
+  }
+
+  async #rewind(): Promise<void> {
+    await this.close();
+    this.#reading = this.#open()[Symbol.asyncIterator]();
+    this.#kept = [];
+    this.#first = 0;
+    this.#characters = 0;
+  }
+
+  #keep(frame: Frame): void {
+    this.#kept.push(frame);
+    this.#characters += frame.text.length;
+    if (this.#kept.length <= REPLAY_FRAMES_MAX && this.#characters <= REPLAY_CHARACTERS_MAX) return;
+    // Half of them at once: dropping them one by one would move all the others each time. Two always stay.
+    const dropped = this.#kept.splice(0, Math.min(this.#kept.length - 2, Math.ceil(this.#kept.length / 2)));
+    this.#first += dropped.length;
+    for (const { text } of dropped) this.#characters -= text.length;
+  }
+}
+
 /** What a player needs of the world around it. */
 export interface PlayerPorts {
-  write(text: string): void;
+  /** The next frame waits for what this gives. */
+  write(text: string): void | Promise<void>;
   /** Resolves after `ms`, or as soon as a key is pressed, with that key; null when the time passed. */
   wait(ms: number | null): Promise<string | null>;
 }
@@ -101,7 +151,7 @@ const SPEED_MAX = 1024;
  * Enter go to a statement, `+` and `-` double and halve the speed, `q` ends.
  */
 export class Player {
-  readonly #frames: readonly Frame[];
+  readonly #tape: Tape;
   readonly #ports: PlayerPorts;
   readonly #options: PlayerOptions;
   #index = 0;
@@ -109,8 +159,8 @@ export class Player {
   #paused = false;
   #digits = '';
 
-  constructor(frames: readonly Frame[], options: PlayerOptions, ports: PlayerPorts) {
-    this.#frames = frames;
+  constructor(open: FrameSource, options: PlayerOptions, ports: PlayerPorts) {
+    this.#tape = new Tape(open);
     this.#ports = ports;
     this.#options = options;
     this.#speed = options.speed ?? Number.POSITIVE_INFINITY;
@@ -118,32 +168,36 @@ export class Player {
 
   /** Resolves at the end, or when the viewer ends it. */
   async run(): Promise<void> {
-    if (this.#options.from > 1) this.#seek(this.#options.from);
-    for (;;) {
-      const frame = this.#frames[this.#index];
-      if (frame === undefined) return;
-      const key = await this.#waitFor(frame);
-      if (key === null) {
-        this.#show(frame);
-        this.#index += 1;
-      } else if (!this.#key(key)) return;
+    try {
+      if (this.#options.from > 1) await this.#seek(this.#options.from);
+      for (;;) {
+        const frame = await this.#tape.at(this.#index);
+        if (frame === null) return;
+        const key = await this.#waitFor(frame);
+        if (key === null) {
+          await this.#show(frame);
+          this.#index += 1;
+        } else if (!(await this.#key(key))) return;
+      }
+    } finally {
+      await this.#tape.close();
     }
   }
 
   async #waitFor(frame: Frame): Promise<string | null> {
     if (this.#options.speed === null) return null;
     if (this.#paused) return this.#ports.wait(null);
-    const before = this.#frames[this.#index - 1];
-    const gap = before === undefined ? 0 : Math.max(0, frame.at - before.at) / this.#speed;
+    const before = this.#index === 0 ? null : await this.#tape.at(this.#index - 1);
+    const gap = before === null ? 0 : Math.max(0, frame.at - before.at) / this.#speed;
     return this.#ports.wait(Math.min(gap, this.#options.pauseMsMax));
   }
 
-  #show(frame: Frame): void {
-    this.#ports.write(`${frame.text}\n`);
+  async #show(frame: Frame): Promise<void> {
+    await this.#ports.write(`${frame.text}\n`);
   }
 
   /** False ends the replay. */
-  #key(key: string): boolean {
+  async #key(key: string): Promise<boolean> {
     if (/^\d$/.test(key)) {
       this.#digits = (this.#digits + key).slice(-9);
       return true;
@@ -157,15 +211,17 @@ export class Player {
         return false;
       case ' ':
         this.#paused = !this.#paused;
-        this.#ports.write(this.#paused ? '-- paused: space goes on, n next, p previous, q ends --\n' : '');
+        await this.#ports.write(
+          this.#paused ? '-- paused: space goes on, n next, p previous, q ends --\n' : '',
+        );
         return true;
       case 'n':
       case '\u001b[C':
-        this.#step(1);
+        await this.#step(1);
         return true;
       case 'p':
       case '\u001b[D':
-        this.#step(-1);
+        await this.#step(-1);
         return true;
       case '+':
       case '=':
@@ -176,7 +232,7 @@ export class Player {
         return true;
       case '\r':
       case '\n':
-        if (digits !== '') this.#seek(Number(digits));
+        if (digits !== '') await this.#seek(Number(digits));
         return true;
       default:
         return true;
@@ -184,34 +240,47 @@ export class Player {
   }
 
   /** Shows all that lies between here and the next statement, and that statement; or goes back to the one before. */
-  #step(direction: 1 | -1): void {
+  async #step(direction: 1 | -1): Promise<void> {
     if (direction === 1) {
-      while (this.#index < this.#frames.length) {
-        const frame = this.#frames[this.#index]!;
-        this.#show(frame);
+      for (;;) {
+        const frame = await this.#tape.at(this.#index);
+        if (frame === null) return;
+        await this.#show(frame);
         this.#index += 1;
         if (frame.seq !== null) return;
       }
-      return;
     }
     let found = 0;
+    let last: Frame | null = null;
     for (let index = this.#index - 1; index >= 0; index -= 1) {
-      if (this.#frames[index]!.seq === null) continue;
+      const frame = await this.#tape.at(index);
+      if (frame === null || frame.seq === null) continue;
       found += 1;
+      last = frame;
       this.#index = index;
       // The first that is found is the one on the screen already.
       if (found === 2) break;
     }
-    if (found > 0) this.#ports.write(`-- back to #${this.#frames[this.#index]!.seq} --\n`);
+    if (last !== null) await this.#ports.write(`-- back to #${last.seq} --\n`);
   }
 
-  #seek(seq: number): void {
-    const index = this.#frames.findIndex((frame) => frame.seq !== null && frame.seq >= seq);
-    if (index === -1) {
-      this.#ports.write(`-- there is no statement #${seq} --\n`);
+  async #seek(seq: number): Promise<void> {
+    for (let index = await this.#seekFrom(seq); ; index += 1) {
+      const frame = await this.#tape.at(index);
+      if (frame === null) {
+        await this.#ports.write(`-- there is no statement #${seq} --\n`);
+        return;
+      }
+      if (frame.seq === null || frame.seq < seq) continue;
+      this.#index = index;
+      await this.#ports.write(`-- #${frame.seq} --\n`);
       return;
     }
-    this.#index = index;
-    this.#ports.write(`-- #${this.#frames[index]!.seq} --\n`);
+  }
+
+  /** Where to begin the search: statements count up, so one that is ahead is not looked for behind. */
+  async #seekFrom(seq: number): Promise<number> {
+    const here = await this.#tape.at(this.#index);
+    return here !== null && here.seq !== null && here.seq <= seq ? this.#index : 0;
   }
 }

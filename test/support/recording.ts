@@ -67,3 +67,10 @@ export function sayLine(line: string): void {
     }
   }
 }
+
+/** All that comes of it. */
+export async function collected<T>(pieces: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const piece of pieces) all.push(piece);
+  return all;
+}

@@ -6,7 +6,7 @@ import { newId } from '../../../src/lib/id.ts';
 import { openJournal } from '../../../src/recording/journal.ts';
 import { loadRecordingKeys } from '../../../src/recording/keys.ts';
 import { pcapng } from '../../../src/recording/pcapng.ts';
-import { journalEvents, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { collected, journalEvents, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 
 test('raw frames are a capture that tcpdump reads, checksums and streams included', async () => {
   using directory = new TemporaryDirectory();
@@ -33,7 +33,7 @@ test('raw frames are a capture that tcpdump reads, checksums and streams include
     (event) => 'session' in event && event.session === record.id,
   );
   const path = join(directory.path, 'session.pcapng');
-  writeFileSync(path, pcapng(events));
+  writeFileSync(path, Buffer.concat(await collected(pcapng(events))));
   const dump = execFileSync('tcpdump', ['-nn', '-vv', '-S', '-r', path], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'ignore'],
@@ -51,5 +51,6 @@ test('raw frames are a capture that tcpdump reads, checksums and streams include
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   expect(hex).toContain('SELECT 7');
-  expect(() => pcapng(events.filter(({ type }) => type !== 'frame'))).toThrow(/raw_frames/);
+  const without = events.filter(({ type }) => type !== 'frame');
+  await expect(collected(pcapng(without))).rejects.toThrow(/raw_frames/);
 });

@@ -12,7 +12,7 @@ import { framesOf, statementsOf } from '../../../src/recording/replay.ts';
 import { DirectoryStore } from '../../../src/recording/store/directory.ts';
 import { verifySession } from '../../../src/recording/verify.ts';
 import { freePort, type PostgresServer, startPostgres } from '../../support/postgres.ts';
-import { TemporaryDirectory } from '../../support/recording.ts';
+import { collected, TemporaryDirectory } from '../../support/recording.ts';
 
 /** A whole gateway before a real PostgreSQL: what is on record is compared with what the client saw. */
 let server: PostgresServer;
@@ -125,11 +125,9 @@ test('the recording has what the client saw, masked where it must be, and nothin
     await library.openSessions(),
   );
   expect(verified).toMatchObject({ proven: true, statements: 4, state: 'ended' });
-  const played = framesOf(events)
-    .map(({ text }) => text)
-    .join('\n');
+  const played = (await collected(framesOf(events))).map(({ text }) => text).join('\n');
   expect(played).toMatch(/#2 UPDATE people .*\n.*→ ok, 7 rows affected/);
-  const capture = pcapng(events);
+  const capture = Buffer.concat(await collected(pcapng(events)));
   expect(capture.includes('UPDATE people SET name')).toBe(true);
   const withoutFrames = JSON.stringify(events.filter(({ type }) => type !== 'frame'));
   expect(withoutFrames).not.toContain('secret-5');
