@@ -1,37 +1,35 @@
 import type { Dialect } from '../../protocols/sql/lexer.ts';
 import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
+import { type Judged, StatementClasses } from './classes.ts';
 import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
-import { type PostgresParser, relationsOf } from './relations.ts';
-import { dialectOf, RISKS, riskOf, UNREAD } from './risk.ts';
+import type { PostgresParser } from './relations.ts';
+import { dialectOf, RISKS, UNREAD } from './risk.ts';
 import type { SealedPart } from './sealer.ts';
 
 /** Rows that wait for their transaction. */
 const WAITING_MAX = 5_000;
 /** Statements of one session begun and not ended; beyond, the oldest is indexed as unknown. */
 const STARTED_MAX = 50_000;
-/** What the classifier made of a text, for texts that come again and again. */
-const CLASSES_MAX = 5_000;
 
 /** Hears the events of all sessions in order and keeps the index in step, some thousand rows a transaction. */
 export class Indexer {
   readonly #index: RecordingIndex;
   /** Keep statements, and not sessions alone. */
   readonly #statements: boolean;
-  readonly #parser: PostgresParser | null;
-  readonly #sessions = new Map<string, { dialect: Dialect; started: Map<number, StatementStartedEvent> }>();
-  readonly #classes = new Map<string, Judged>();
+  readonly #classes: StatementClasses;
+  readonly #sessions = new Map<string, KnownSession>();
   #rows: { sessions: SessionPatch[]; statements: StatementRow[] } = { sessions: [], statements: [] };
 
   constructor(index: RecordingIndex, statements: boolean, parser: PostgresParser | null = null) {
     this.#index = index;
     this.#statements = statements;
-    this.#parser = parser;
+    this.#classes = new StatementClasses(parser);
   }
 
   hear(event: JournalEvent, session: string): void {
     switch (event.type) {
       case 'session_started': {
-        this.#sessions.set(session, { dialect: dialectOf(event.engine), started: new Map() });
+        this.#sessions.set(session, { dialect: dialectOf(event.engine), started: new Map(), last: null });
         const { type: _, session: id, at, ...facts } = event;
         const set = {
           gateway: facts.gateway,
@@ -119,10 +117,10 @@ export class Indexer {
   }
 
   /** What is known of a session; of one that began before this process, from the index. */
-  #session(id: string): { dialect: Dialect; started: Map<number, StatementStartedEvent> } {
+  #session(id: string): KnownSession {
     let session = this.#sessions.get(id);
     if (session === undefined) {
-      session = { dialect: dialectOf(this.#index.session(id)?.engine ?? ''), started: new Map() };
+      session = { dialect: dialectOf(this.#index.session(id)?.engine ?? ''), started: new Map(), last: null };
       this.#sessions.set(id, session);
     }
     return session;
@@ -173,23 +171,20 @@ export class Indexer {
 
   #classify({ session, text, opaque }: StatementStartedEvent): Judged {
     if (text === null) return opaque ? NOT_READ : NO_CLASS;
-    const { dialect } = this.#session(session);
-    const key = `${dialect} ${text}`;
-    const known = this.#classes.get(key);
-    if (known !== undefined) return known;
-    const { level, reason } = riskOf(text, dialect);
-    const found: Judged = {
-      ...relationsOf(text, dialect, this.#parser),
-      risk: RISKS.indexOf(level),
-      risk_reason: reason,
-    };
-    if (this.#classes.size >= CLASSES_MAX) this.#classes.delete(this.#classes.keys().next().value!);
-    this.#classes.set(key, found);
-    return found;
+    const state = this.#session(session);
+    // Most statements end before their session's next begins.
+    if (state.last?.text !== text) state.last = { text, judged: this.#classes.judge(text, state.dialect) };
+    return state.last.judged;
   }
 }
 
-type Judged = Pick<StatementRow, 'tables' | 'effects' | 'risk' | 'risk_reason'>;
+interface KnownSession {
+  readonly dialect: Dialect;
+  readonly started: Map<number, StatementStartedEvent>;
+  /** What was judged last. */
+  last: { readonly text: string; readonly judged: Judged } | null;
+}
+
 const NO_CLASS: Judged = { tables: [], effects: [], risk: 0, risk_reason: null };
 const NOT_READ: Judged = { ...NO_CLASS, risk: RISKS.indexOf(UNREAD.level), risk_reason: UNREAD.reason };
 

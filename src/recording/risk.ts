@@ -1,5 +1,6 @@
 import { classify, type Effect, type StatementClass } from '../../protocols/sql/classify.ts';
 import { type Dialect, TokenKind } from '../../protocols/sql/lexer.ts';
+import type { Telling } from '../../protocols/sql/skeleton.ts';
 import { type Token, tokenize } from '../../protocols/sql/tokens.ts';
 import { executedBy } from './inner-statements.ts';
 import type { JoinedEvent } from './join.ts';
@@ -137,6 +138,16 @@ const OUTSIDE = new Set([
   'DBLINK',
   'DBLINK_EXEC',
 ]);
+/** A role of SQL Server that may do everything. */
+const ALL_POWERFUL = 'SYSADMIN';
+
+/** What a literal may say that counts here: of two texts that differ in other literals alone, both get the same judgement. */
+export const TELLING = tellingOf([...PROGRAMS, ...OUTSIDE, ALL_POWERFUL]);
+
+function tellingOf(values: readonly string[]): Telling {
+  return { values: new Set(values), lengthMax: Math.max(...values.map(({ length }) => length)) };
+}
+
 /** Tables with the hashes of passwords. */
 const PASSWORDS = new Set(['pg_authid', 'pg_catalog.pg_authid', 'pg_shadow', 'mysql.user', 'sys.sql_logins']);
 
@@ -162,7 +173,7 @@ function judge(
     const name = token.kind === TokenKind.string && dialect !== 'tds' ? '' : token.value.toUpperCase();
     if (PROGRAMS.has(name) || (token.word === 'PROGRAM' && /^(TO|FROM)$/.test(words[index - 1]?.word ?? '')))
       return { level: 'critical', reason: 'runs a program on the server' };
-    if (token.word === 'SUPERUSER' || (name === 'SYSADMIN' && effects.size > 0 && !effects.has('read')))
+    if (token.word === 'SUPERUSER' || (name === ALL_POWERFUL && effects.size > 0 && !effects.has('read')))
       worst = riskier(worst, { level: 'critical', reason: 'makes an account all-powerful' });
     if (OUTSIDE.has(name) && effects.has('transfer'))
       worst = riskier(worst, { level: 'high', reason: 'reaches files of the server or another server' });
