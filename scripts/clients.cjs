@@ -94,7 +94,9 @@ function go() {
     const files = readdirSync(source).map((file) => join(source, file));
     once(`go-${name}`, files, () => {
       mkdirSync(join(target, 'bin'), { recursive: true });
-      run('go', ['build', '-o', join(target, 'bin', name), '.'], { cwd: source });
+      // A folder without a program of its own names somebody else's, as the tool of its module.
+      const program = existsSync(join(source, 'main.go')) ? '.' : 'tool';
+      run('go', ['build', '-o', join(target, 'bin', name), program], { cwd: source });
     });
   }
 }

@@ -1,10 +1,6 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import {
   CreateBucketCommand,
   CreateMultipartUploadCommand,
@@ -25,39 +21,12 @@ import { S3Store } from '../../../src/recording/store/s3.ts';
 import { partKey } from '../../../src/recording/store/store.ts';
 import { verifySession } from '../../../src/recording/verify.ts';
 import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { S3_CREDENTIALS, S3_SERVERS, type S3Server } from '../../support/s3-servers.ts';
 import { storeContract } from '../../support/store-contract.ts';
 
-/** The S3 server of the Python package moto: buckets with versions, object lock and multipart uploads. */
-const SERVER = fileURLToPath(new URL('../../../var/clients/python/bin/moto_server', import.meta.url));
-const CREDENTIALS = { accessKeyId: 'test', secretAccessKey: 'test' };
-
-let server: ChildProcess;
 let endpoint: string;
 let client: S3Client;
 let buckets = 0;
-
-beforeAll(async () => {
-  if (!existsSync(SERVER)) throw new Error('moto is missing: run node scripts/clients.cjs');
-  const port = await freePort();
-  endpoint = `http://127.0.0.1:${port}`;
-  server = spawn(SERVER, ['-H', '127.0.0.1', '-p', String(port)], { stdio: 'ignore' });
-  client = new S3Client({ endpoint, region: 'us-east-1', forcePathStyle: true, credentials: CREDENTIALS });
-  for (let attempt = 0; attempt < 150; attempt += 1) {
-    const answered = await fetch(endpoint).then(
-      () => true,
-      () => false,
-    );
-    if (answered) return;
-    await sleep(200);
-  }
-  throw new Error('the S3 server did not start');
-}, 60_000);
-
-afterAll(async () => {
-  client?.destroy();
-  server?.kill();
-  if (server?.exitCode === null) await once(server, 'exit');
-});
 
 async function bucket(lock = false): Promise<string> {
   buckets += 1;
@@ -69,11 +38,29 @@ async function bucket(lock = false): Promise<string> {
 function open(name: string, more: object = {}, at = endpoint): Promise<S3Store> {
   return S3Store.open(
     { type: 's3', bucket: name, prefix: 'sallyport/', region: 'us-east-1', endpoint: at, ...more },
-    { credentials: CREDENTIALS, maxAttempts: 1 },
+    { credentials: S3_CREDENTIALS, maxAttempts: 1 },
   );
 }
 
-describe('a bucket', () => {
+describe.each(Object.entries(S3_SERVERS))('a bucket of %s', (_, start) => {
+  let server: S3Server;
+
+  beforeAll(async () => {
+    server = await start();
+    endpoint = server.endpoint;
+    client = new S3Client({
+      endpoint,
+      region: 'us-east-1',
+      forcePathStyle: true,
+      credentials: S3_CREDENTIALS,
+    });
+  }, 60_000);
+
+  afterAll(async () => {
+    client?.destroy();
+    await server?.close();
+  });
+
   storeContract(async () => open(await bucket()));
 
   test('an upload that was cut short goes on behind the parts that the store has', async () => {
@@ -160,8 +147,8 @@ describe('a bucket', () => {
     });
     const relay = countRequests([]);
     const at = await relay.listen(endpoint);
-    process.env['AWS_ACCESS_KEY_ID'] = CREDENTIALS.accessKeyId;
-    process.env['AWS_SECRET_ACCESS_KEY'] = CREDENTIALS.secretAccessKey;
+    process.env['AWS_ACCESS_KEY_ID'] = S3_CREDENTIALS.accessKeyId;
+    process.env['AWS_SECRET_ACCESS_KEY'] = S3_CREDENTIALS.secretAccessKey;
     const store = {
       type: 's3' as const,
       bucket: await bucket(),
@@ -269,13 +256,4 @@ function countRequests(lines: string[]): {
       return `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
     },
   };
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
-  const address = probe.address();
-  const port = typeof address === 'object' && address !== null ? address.port : 0;
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
 }
