@@ -30,7 +30,7 @@ try {
   for (let round = 0; round < RUNS; round += 1) {
     for (const peer of peers) {
       const sample = await select(peer, backend, 'simple', CLIENTS, SECONDS);
-      cpu.get(peer)!.push(sample.user + sample.system);
+      cpu.get(peer)!.push(sample.total);
     }
   }
   const [reference, ours] = peers.map((peer) => median(cpu.get(peer)!)) as [number, number];

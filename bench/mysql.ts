@@ -1,115 +1,193 @@
+import mysql from 'mysql2/promise';
+import type { DatabaseServer } from '../test/support/database.ts';
 import { startMariadb } from '../test/support/mariadb.ts';
 import { mysqlTree, startMysql } from '../test/support/mysql.ts';
-import { digits, median, table } from './lib/figures.ts';
-import { type Backend, direct, haproxy, type Peer, sallyport } from './lib/peers.ts';
-import { cpuSince, cpuTime, run } from './lib/process.ts';
-import { machineText, writeSection } from './lib/results.ts';
+import { percentile } from './lib/figures.ts';
+import { atRest, interleaved, type Loaded, loaded } from './lib/load.ts';
+import { type Backend, direct, haproxy, mysqlRouter, type Peer, sallyport } from './lib/peers.ts';
+import { run } from './lib/process.ts';
+import { machineText, Section, versionsOf } from './lib/results.ts';
+import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import { perWork } from './lib/usage.ts';
 import type { BenchOptions } from './postgres.ts';
 
 const ROWS = 20_000;
-const MICROSECONDS = 1e6;
+/** As for PostgreSQL: all ways of recording at this many clients, prepared statements at these. */
+const VARIANTS_CLIENTS = 8;
+const PREPARED_CLIENTS = [8, 64];
 
-interface Sample {
-  readonly throughput: number;
-  readonly p99: number;
-  readonly cpu: number;
+/** A server whose account every peer signs in with, the first time over TLS so that it keeps the password's digest. */
+export interface PreparedMysql {
+  readonly server: DatabaseServer;
+  readonly backend: Backend;
+  /** `MySQL` or `MariaDB`. */
+  readonly name: string;
 }
 
-/** Selects by primary key with sysbench: as text, and prepared. Neither ProxySQL nor MySQL Router is in the registries used here. */
+/** Selects by primary key with sysbench: as text, and prepared. */
 export async function roundTrips(options: BenchOptions): Promise<void> {
-  const isMysql = mysqlTree() !== null;
-  const server = isMysql ? await startMysql() : await startMariadb('10');
-  const password = 'bench-password';
-  await server.run(
-    'CREATE DATABASE sbtest',
-    isMysql
-      ? `CREATE USER app@'%' IDENTIFIED WITH caching_sha2_password BY '${password}'`
-      : `CREATE USER app@'%' IDENTIFIED BY '${password}'`,
-    "GRANT ALL ON sbtest.* TO app@'%'",
-    // sysbench's client library is too old for the default plugin of today's MySQL without TLS.
-    `CREATE USER loader@'%' IDENTIFIED BY ''`,
-    "GRANT ALL ON sbtest.* TO loader@'%'",
-    'SET GLOBAL general_log = 0',
-    'SET GLOBAL max_connections = 600',
+  const prepared = await preparedMysql();
+  const { server, backend } = prepared;
+  const balancer = await haproxy(backend);
+  const main = [
+    direct(backend),
+    balancer,
+    ...(await routerIfThere(backend)),
+    await sallyport(backend, { recording: 'off' }),
+    await sallyport(backend, { recording: 'flushed' }),
+  ];
+  const variants = [
+    await sallyport(backend, { recording: 'buffered' }),
+    await sallyport(backend, { recording: 'synced' }),
+    await sallyport(backend, {
+      recording: 'flushed',
+      parameters: false,
+      name: 'Sallyport flushed, no parameters',
+    }),
+    await sallyport(backend, {
+      recording: 'flushed',
+      resourceRecording: '{ sample_rows: 10 }',
+      name: 'Sallyport flushed, 10 sample rows',
+    }),
+  ];
+  const section = new Section('mysql round trips', [
+    `## ${prepared.name}: round trips`,
+    `\`sysbench oltp_point_select\`, ${options.runs} interleaved runs of ${options.seconds} s; Sallyport records parameters unless it says otherwise. ${COLUMNS_TEXT}`,
+    PEERS_TEXT,
+    mysqlVersionsText(prepared),
+  ]);
+  try {
+    await run('sysbench', sysbenchArguments(main[0]!, backend, 'oltp_point_select', ['prepare']));
+    for (const mode of ['text', 'prepared'] as const) {
+      for (const clients of options.clients) {
+        if (mode === 'prepared' && !PREPARED_CLIENTS.includes(clients)) continue;
+        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants] : main;
+        const samples = await interleaved(peers, options.runs, (peer) =>
+          select(peer, backend, mode, clients, options.seconds),
+        );
+        section.add(
+          `${mode} protocol, ${clients} client${clients === 1 ? '' : 's'}`,
+          roundTripTable(samples, { runs: options.runs, clients, reference: balancer }),
+        );
+      }
+    }
+  } finally {
+    for (const peer of [...main, ...variants]) await peer.stop();
+    await server.stop();
+  }
+}
+
+/** Which peers there are, for the head of a section. */
+export const PEERS_TEXT =
+  'MySQL Router (of Debian unstable, fetched by `node scripts/databases.cjs --bench`; a missing row means that it was not there) passes the client’s own sign-in on, with one thread. No package registry that is used here has ProxySQL.';
+
+/** MySQL Router, or a line that says how to get it. */
+export async function routerIfThere(backend: Backend): Promise<Peer[]> {
+  const router = await mysqlRouter(backend);
+  if (router !== null) return [router];
+  console.log('MySQL Router is left out: node scripts/databases.cjs --bench fetches it\n');
+  return [];
+}
+
+async function select(
+  peer: Peer,
+  backend: Backend,
+  mode: 'text' | 'prepared',
+  clients: number,
+  seconds: number,
+): Promise<RoundTripSample> {
+  const found = await sysbench(peer, backend, 'oltp_point_select', seconds, [
+    `--db-ps-mode=${mode === 'prepared' ? 'auto' : 'disable'}`,
+    `--table-size=${ROWS}`,
+    `--threads=${clients}`,
+  ]);
+  const { count, measuredSeconds } = found;
+  // `0.352 |*** 123`: how many took about that many milliseconds.
+  const latencies = [...found.output.matchAll(/^ +([\d.]+) \|\**\s+(\d+)$/gm)].flatMap(([, value, times]) =>
+    Array<number>(Number(times)).fill(Number(value)),
   );
+  return {
+    throughput: count / measuredSeconds,
+    p50: percentile(latencies, 0.5),
+    p99: percentile(latencies, 0.99),
+    loopDelay: found.loopDelay,
+    ...perWork(found.cpu, count),
+  };
+}
+
+/** One run of a sysbench test through a peer, and how much of it was while the peer was measured. Throws when nothing came of it. */
+export async function sysbench(
+  peer: Peer,
+  backend: Backend,
+  test: string,
+  seconds: number,
+  options: readonly string[],
+): Promise<Loaded & { readonly count: number; readonly measuredSeconds: number }> {
+  const found = await loaded(
+    peer,
+    'sysbench',
+    sysbenchArguments(peer, backend, test, [
+      ...options,
+      ...[`--time=${seconds}`, '--percentile=99', '--histogram=on', 'run'],
+    ]),
+    { begins: /^Threads started!/m },
+  );
+  await atRest(peer);
+  const all = Number(/total number of events: +(\d+)/.exec(found.output)?.[1]);
+  if (!(all > 0)) throw new Error(`sysbench finished nothing in ${seconds} s: give it more --seconds`);
+  const total = Number(/total time: +([\d.]+)s/.exec(found.output)?.[1]);
+  const measuredSeconds = total - found.lateSeconds;
+  return { ...found, count: (all * measuredSeconds) / total, measuredSeconds };
+}
+
+function sysbenchArguments(
+  peer: Peer,
+  backend: Backend,
+  test: string,
+  rest: readonly string[],
+): readonly string[] {
+  return [
+    test,
+    ...['--mysql-host=127.0.0.1', `--mysql-port=${peer.port}`, `--mysql-db=${backend.database}`],
+    // Sallyport signs in with its own, whatever is asked for.
+    ...[`--mysql-user=${backend.user}`, `--mysql-password=${backend.password}`],
+    ...rest,
+  ];
+}
+
+/** MySQL where there is one here, else MariaDB. */
+export async function preparedMysql(): Promise<PreparedMysql> {
+  const isMysql = mysqlTree() !== null;
+  const options = ['--innodb-buffer-pool-size=256M', '--max-connections=1000', '--general-log=OFF'];
+  const server = isMysql
+    ? await startMysql({ options: [...options, '--disable-log-bin'] })
+    : await startMariadb('10', { options });
+  const password = 'bench-password';
+  const how = isMysql ? 'IDENTIFIED WITH caching_sha2_password BY' : 'IDENTIFIED BY';
+  await server.run(
+    'CREATE DATABASE bench',
+    `CREATE USER app@'%' ${how} '${password}'`,
+    "GRANT ALL ON bench.* TO app@'%'",
+  );
+  const connection = await mysql.createConnection({
+    host: server.host,
+    port: server.port,
+    user: 'app',
+    password,
+    ssl: { ca: server.ca, rejectUnauthorized: false },
+  });
+  await connection.end();
   const backend: Backend = {
     type: isMysql ? 'mysql' : 'mariadb',
     port: server.port,
     user: 'app',
     password,
-    database: 'sbtest',
+    database: 'bench',
   };
-  const peers = [
-    { ...direct(backend), password: null },
-    { ...(await haproxy(backend)), password: null },
-    await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'buffered' }),
-    await sallyport(backend, { recording: 'flushed' }),
-    await sallyport(backend, { recording: 'synced' }),
-  ];
-  const sections: string[] = [];
-  try {
-    await sysbench(peers[0]!, 'oltp_point_select', 1, ['prepare']);
-    for (const mode of ['disable', 'auto'] as const) {
-      for (const clients of options.clients) {
-        const samples = new Map<Peer, Sample[]>(peers.map((peer) => [peer, []]));
-        for (let round = 0; round < options.runs; round += 1) {
-          for (const peer of peers) {
-            const before = cpuTime(peer.pids);
-            const output = await sysbench(peer, 'oltp_point_select', clients, [
-              `--db-ps-mode=${mode}`,
-              `--time=${options.seconds}`,
-              'run',
-            ]);
-            const cpu = cpuSince(peer.pids, before);
-            const count = Number(/total number of events: +(\d+)/.exec(output)![1]);
-            samples.get(peer)!.push({
-              throughput: Number(/queries: +\d+ +\(([\d.]+) per sec/.exec(output)![1]),
-              p99: Number(/99th percentile: +([\d.]+)/.exec(output)![1]),
-              cpu: ((cpu.user + cpu.system) * MICROSECONDS) / count,
-            });
-          }
-        }
-        const of = (peer: Peer, field: keyof Sample): number =>
-          median(samples.get(peer)!.map((sample) => sample[field]));
-        const rows = peers.map((peer) => [
-          peer.name,
-          digits(of(peer, 'throughput') / of(peers[0]!, 'throughput')),
-          digits(of(peer, 'p99') / of(peers[0]!, 'p99')),
-          peer.pids.length === 0 ? '–' : digits(of(peer, 'cpu')),
-          peer.pids.length === 0 ? '–' : digits(of(peer, 'cpu') / of(peers[1]!, 'cpu')),
-        ]);
-        sections.push(
-          `### ${mode === 'auto' ? 'prepared' : 'text'}, ${clients} client${clients === 1 ? '' : 's'}\n\n${table(
-            ['', 'throughput ÷ direct', 'p99 ÷ direct', 'CPU µs a round trip', 'CPU ÷ HAProxy'],
-            rows,
-          )}`,
-        );
-        console.log(sections.at(-1));
-      }
-    }
-  } finally {
-    for (const peer of peers) await peer.stop();
-    await server.stop();
-  }
-  writeSection(
-    'mysql round trips',
-    `## ${isMysql ? 'MySQL' : 'MariaDB'}: round trips\n\n\`sysbench oltp_point_select\`, ${options.runs} interleaved runs of ${options.seconds} s each.\n\n${machineText({ [isMysql ? 'MySQL' : 'MariaDB']: server.version })}\n\n${sections.join('\n\n')}`,
-  );
+  return { server, backend, name: isMysql ? 'MySQL' : 'MariaDB' };
 }
 
-function sysbench(peer: Peer, test: string, threads: number, rest: readonly string[]): Promise<string> {
-  return run('sysbench', [
-    test,
-    '--mysql-host=127.0.0.1',
-    `--mysql-port=${peer.port}`,
-    // Directly and through HAProxy the account without a password; Sallyport signs in as its own, whatever is asked for.
-    '--mysql-user=loader',
-    '--mysql-db=sbtest',
-    '--tables=1',
-    `--table-size=${ROWS}`,
-    `--threads=${threads}`,
-    '--percentile=99',
-    ...rest,
-  ]);
+/** Machine, and versions of what takes part. */
+export function mysqlVersionsText({ name, server }: PreparedMysql): string {
+  return machineText({ [name]: server.version, ...versionsOf(['HAProxy', 'MySQL Router', 'sysbench']) });
 }

@@ -1,12 +1,20 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import pg from 'pg';
-import { DEBIAN_BIN, type PostgresServer, startPostgres } from '../test/support/postgres.ts';
-import { digits, median, percentile, table } from './lib/figures.ts';
+import {
+  DEBIAN_BIN,
+  type PostgresAccounts,
+  type PostgresOptions,
+  type PostgresServer,
+  startPostgres,
+} from '../test/support/postgres.ts';
+import { percentile } from './lib/figures.ts';
+import { atRest, interleaved, loaded } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
-import { cpuSince, cpuTime, mainThreadTime, memoryKiB, run } from './lib/process.ts';
-import { machineText, writeSection } from './lib/results.ts';
+import { run } from './lib/process.ts';
+import { machineText, Section, versionsOf } from './lib/results.ts';
+import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import { perWork } from './lib/usage.ts';
 
 export interface BenchOptions {
   readonly runs: number;
@@ -15,50 +23,78 @@ export interface BenchOptions {
 }
 
 const SCALE = 10;
-const MICROSECONDS = 1e6;
+/** `pgbench` tells of its progress by whole seconds, the first of which is the warm-up. */
+const WARM_UP_SECONDS = 1;
+/** With fewer round trips a figure means nothing, and the run is made once more, this many times as long. */
+const ROUND_TRIPS_MIN = 50;
+const LONGER = 4;
+/** All ways of recording are compared at this many clients; at others, the two that matter. */
+const VARIANTS_CLIENTS = 8;
+/** The prepared protocol is measured with fewer: its difference is the same. */
+const PREPARED_CLIENTS = [8, 64];
+const LEVELS_SECONDS_MIN = 3;
 
-interface Sample {
-  readonly throughput: number;
-  readonly p50: number;
-  readonly p99: number;
-  readonly user: number;
-  readonly system: number;
-  /** Of the thread that relays, in µs a round trip. */
-  readonly main: number;
-}
+type Mode = 'simple' | 'prepared';
 
 /** Round trips of a select by primary key: throughput, latency, CPU time of the one in between. */
 export async function roundTrips(options: BenchOptions): Promise<void> {
-  const { server, backend } = await prepared();
-  const peers = [
+  const { server, backend } = await prepared({}, { account: 'trust' });
+  const bouncer = await pgbouncer(backend);
+  const main = [
     direct(backend),
     await haproxy(backend),
-    await pgbouncer(backend),
+    bouncer,
     await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'buffered' }),
     await sallyport(backend, { recording: 'flushed' }),
+  ];
+  const variants = [
+    await sallyport(backend, { recording: 'buffered' }),
+    await sallyport(backend, { recording: 'synced' }),
     await sallyport(backend, {
       recording: 'flushed',
       parameters: false,
       name: 'Sallyport flushed, no parameters',
     }),
-    await sallyport(backend, { recording: 'synced' }),
+    await sallyport(backend, {
+      recording: 'flushed',
+      resourceRecording: '{ sample_rows: 10 }',
+      name: 'Sallyport flushed, 10 sample rows',
+    }),
   ];
-  const sections = await measured(peers, server, backend, options);
-  writeSection(
-    'postgres round trips',
-    `## PostgreSQL: round trips\n\n\`pgbench -S\`, one thread, ${options.runs} interleaved runs of ${options.seconds} s each.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
-  );
+  const section = new Section('postgres round trips', [
+    '## PostgreSQL: round trips',
+    `\`pgbench -S\`, one thread, ${options.runs} interleaved runs of ${options.seconds} s behind a warm-up of ${WARM_UP_SECONDS} s; Sallyport records parameters unless it says otherwise. ${COLUMNS_TEXT}`,
+    versionsText(),
+  ]);
+  try {
+    for (const mode of ['simple', 'prepared'] as const) {
+      for (const clients of options.clients) {
+        if (mode === 'prepared' && !PREPARED_CLIENTS.includes(clients)) continue;
+        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants] : main;
+        const samples = await interleaved(peers, options.runs, (peer) =>
+          select(peer, backend, mode, clients, options.seconds),
+        );
+        section.add(
+          `${mode} protocol, ${clients} client${clients === 1 ? '' : 's'}`,
+          roundTripTable(samples, { runs: options.runs, clients, reference: bouncer }),
+        );
+      }
+    }
+  } finally {
+    for (const peer of [...main, ...variants]) await peer.stop();
+    await server.stop();
+  }
 }
 
 /** The same round trips by what is recorded of them: each level alone, beside no recording at all. */
 export async function levels(options: BenchOptions): Promise<void> {
-  const { server, backend } = await prepared();
+  const { server, backend } = await prepared({}, { account: 'trust' });
   const level = (name: string, resourceRecording: string): Promise<Peer> =>
     sallyport(backend, { recording: 'flushed', resourceRecording, name: `Sallyport, ${name}` });
+  const nothing = await sallyport(backend, { recording: 'off', name: 'Sallyport, nothing recorded' });
   const peers = [
     direct(backend),
-    await sallyport(backend, { recording: 'off', name: 'Sallyport, nothing recorded' }),
+    nothing,
     await level('statements without parameters', '{ parameters: "off" }'),
     await level('with parameters', '{ parameters: "on" }'),
     await level(
@@ -68,344 +104,142 @@ export async function levels(options: BenchOptions): Promise<void> {
     await level('parameters and 10 sample rows', '{ parameters: "on", sample_rows: 10 }'),
     await level('parameters and raw frames', '{ parameters: "on", raw_frames: true }'),
   ];
-  const sections = await measured(peers, server, backend, options);
-  writeSection(
-    'postgres recording levels',
-    `## PostgreSQL: what each level of recording costs\n\n\`pgbench -S\` (results of one row), one thread, ${options.runs} interleaved runs of ${options.seconds} s each; durability \`flushed\`, column names recorded at every level, CPU of all threads of the gateway, sealing and indexing among them. A parameter is bound in the prepared protocol alone; in the simple one the value stands in the text.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
-  );
-}
-
-/** A table for each protocol and number of clients, of runs interleaved between `peers`. Stops peers and server. */
-async function measured(
-  peers: readonly Peer[],
-  server: PostgresServer,
-  backend: Backend,
-  options: BenchOptions,
-): Promise<string[]> {
-  const sections: string[] = [];
+  const seconds = Math.max(LEVELS_SECONDS_MIN, options.seconds);
+  const section = new Section('postgres recording levels', [
+    '## PostgreSQL: what each level of recording costs',
+    `\`pgbench -S -M prepared\` (one parameter, results of one row), one thread, ${options.runs} interleaved runs of ${seconds} s behind a warm-up of ${WARM_UP_SECONDS} s; durability \`flushed\`, column names recorded at every level. ${COLUMNS_TEXT}`,
+    versionsText(),
+  ]);
   try {
-    for (const mode of ['simple', 'prepared'] as const) {
-      for (const clients of options.clients) {
-        const samples = new Map<Peer, Sample[]>(peers.map((peer) => [peer, []]));
-        for (let round = 0; round < options.runs; round += 1) {
-          for (const peer of peers)
-            samples.get(peer)!.push(await select(peer, backend, mode, clients, options.seconds));
-        }
-        sections.push(
-          roundTripTable(`${mode} protocol, ${clients} client${clients === 1 ? '' : 's'}`, peers, samples),
-        );
-        console.log(sections.at(-1));
-      }
-    }
+    const samples = await interleaved(peers, options.runs, (peer) =>
+      select(peer, backend, 'prepared', VARIANTS_CLIENTS, seconds),
+    );
+    section.add(
+      `${VARIANTS_CLIENTS} clients`,
+      roundTripTable(samples, { runs: options.runs, clients: VARIANTS_CLIENTS, reference: nothing }),
+    );
   } finally {
     for (const peer of peers) await peer.stop();
     await server.stop();
   }
-  return sections;
 }
 
-function roundTripTable(
-  title: string,
-  peers: readonly Peer[],
-  samples: ReadonlyMap<Peer, readonly Sample[]>,
-): string {
-  const of = (peer: Peer, field: keyof Sample): number =>
-    median(samples.get(peer)!.map((sample) => sample[field]));
-  const cpu = (peer: Peer): number => median(samples.get(peer)!.map((sample) => sample.user + sample.system));
-  const reference = peers.find(({ name }) => name === 'PgBouncer') ?? peers[1]!;
-  const base = peers[0]!;
-  const rows = peers.map((peer) => [
-    peer.name,
-    digits(of(peer, 'throughput') / of(base, 'throughput')),
-    digits(of(peer, 'p50') / of(base, 'p50')),
-    digits(of(peer, 'p99') / of(base, 'p99')),
-    peer.pids.length === 0 ? '–' : digits(cpu(peer)),
-    peer.pids.length === 0 ? '–' : `${digits(of(peer, 'user'))} + ${digits(of(peer, 'system'))}`,
-    peer.pids.length === 0 ? '–' : digits(of(peer, 'main')),
-    peer.pids.length === 0 ? '–' : digits(cpu(peer) / cpu(reference)),
-  ]);
-  return `### ${title}\n\n${table(
-    [
-      '',
-      'throughput ÷ direct',
-      'p50 ÷ direct',
-      'p99 ÷ direct',
-      'CPU µs a round trip',
-      'user + system',
-      'of it, the relaying thread',
-      `CPU ÷ ${reference.name}`,
-    ],
-    rows,
-  )}`;
-}
-
+/** One run of `pgbench -S` through a peer. Throws when it gets nothing done, even in a longer one. */
 export async function select(
   peer: Peer,
   backend: Backend,
-  mode: 'simple' | 'prepared',
+  mode: Mode,
   clients: number,
   seconds: number,
-): Promise<Sample> {
+): Promise<RoundTripSample> {
+  for (const lasting of [seconds, seconds * LONGER]) {
+    const sample = await selectFor(peer, backend, mode, clients, lasting);
+    await atRest(peer);
+    if (sample !== null) return sample;
+  }
+  throw new Error(`pgbench finished next to nothing in ${seconds * LONGER} s: give it more --seconds`);
+}
+
+async function selectFor(
+  peer: Peer,
+  backend: Backend,
+  mode: Mode,
+  clients: number,
+  seconds: number,
+): Promise<RoundTripSample | null> {
   const folder = mkdtempSync(join(tmpdir(), 'sallyport-bench-log-'));
+  const lasting = WARM_UP_SECONDS + seconds;
   try {
-    const before = peer.pids.length > 0 ? cpuTime(peer.pids) : null;
-    const mainBefore = mainThreadTime(peer.pids);
-    const output = await run(
+    const found = await loaded(
+      peer,
       join(DEBIAN_BIN, 'pgbench'),
       [
-        ...['-n', '-S', '-M', mode, '-c', String(clients), '-j', '1', '-T', String(seconds)],
-        ...['-l', '--sampling-rate=0.1', `--log-prefix=${join(folder, 'log')}`],
+        ...['-n', '-S', '-M', mode, '-c', String(clients), '-j', '1', '-T', String(lasting)],
+        ...[
+          '-P',
+          String(WARM_UP_SECONDS),
+          '-l',
+          '--sampling-rate=0.5',
+          `--log-prefix=${join(folder, 'log')}`,
+        ],
         ...['-h', '127.0.0.1', '-p', String(peer.port), '-U', backend.user, backend.database],
       ],
-      { env: environment(peer) },
+      { env: postgresEnvironment(peer), begins: PROGRESS },
     );
-    const cpu = before === null ? { user: 0, system: 0 } : cpuSince(peer.pids, before);
-    // On a machine that is busy with other things, a short run may not get to its first answer.
-    if (!/^tps = /m.test(output))
-      throw new Error(`pgbench finished nothing in ${seconds} s: give it more --seconds`);
-    const transactions = Number(/number of transactions actually processed: (\d+)/.exec(output)![1]);
-    const latencies = readdirSync(folder)
-      .flatMap((name) => readFileSync(join(folder, name), 'utf8').trim().split('\n'))
-      .map((line) => Number(line.split(' ')[2]));
+    const all = Number(/number of transactions actually processed: (\d+)/.exec(found.output)?.[1]);
+    const [, warmSeconds, warmRate] = PROGRESS.exec(found.errors)!.map(Number) as [number, number, number];
+    const measuredSeconds = lasting - warmSeconds - found.lateSeconds;
+    const measured = (all - warmRate * warmSeconds) * (measuredSeconds / (lasting - warmSeconds));
+    const latencies = loggedLatencies(folder, found.openedAtEpoch);
+    if (!(measured >= ROUND_TRIPS_MIN) || latencies.length === 0) return null;
     return {
-      throughput: Number(/^tps = ([\d.]+)/m.exec(output)![1]),
+      throughput: measured / measuredSeconds,
       p50: percentile(latencies, 0.5),
       p99: percentile(latencies, 0.99),
-      user: (cpu.user * MICROSECONDS) / transactions,
-      system: (cpu.system * MICROSECONDS) / transactions,
-      main: ((mainThreadTime(peer.pids) - mainBefore) * MICROSECONDS) / transactions,
+      loopDelay: found.loopDelay,
+      ...perWork(found.cpu, measured),
     };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** A gigabyte down by COPY and by SELECT, half of one up by COPY. */
-export async function bulk(options: BenchOptions): Promise<void> {
-  const { server, backend } = await prepared();
-  await server.query(
-    `CREATE UNLOGGED TABLE bulk AS SELECT n AS id, repeat(md5(n::text), 30) AS body FROM generate_series(1, 250000) n;
-     CREATE UNLOGGED TABLE upload (id int, body text); GRANT ALL ON bulk, upload TO PUBLIC`,
-  );
-  const peers = [
-    direct(backend),
-    await haproxy(backend),
-    await pgbouncer(backend),
-    await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'flushed' }),
-  ];
-  const gigabytes = (250_000 * (30 * 32 + 8)) / 1e9;
-  const psql = (peer: Peer, command: string): Promise<string> =>
-    run('sh', ['-c', command], {
-      env: {
-        ...environment(peer),
-        PGHOST: '127.0.0.1',
-        PGPORT: String(peer.port),
-        PGUSER: backend.user,
-        PGDATABASE: backend.database,
-      },
-    });
-  const works: [string, string][] = [
-    ['down, COPY', 'psql -qXc "copy bulk to stdout" > /dev/null'],
-    ['down, SELECT', 'psql -qXAt -v FETCH_COUNT=0 -c "select * from bulk limit 100000" > /dev/null'],
-    [
-      'up, COPY',
-      `head -c 240000000 /dev/zero | tr '\\0' 'x' | fold -w 950 | sed 's/^/1\\t/' | psql -qXc "copy upload from stdin"`,
-    ],
-  ];
-  const sections: string[] = [];
-  try {
-    for (const [name, command] of works) {
-      const volume = name.startsWith('up')
-        ? 0.2405
-        : name.includes('SELECT')
-          ? (gigabytes * 100) / 250
-          : gigabytes;
-      const times = new Map<Peer, number[]>(peers.map((peer) => [peer, []]));
-      const cpus = new Map<Peer, number[]>(peers.map((peer) => [peer, []]));
-      for (let round = 0; round < options.runs; round += 1) {
-        for (const peer of peers) {
-          if (name.startsWith('up')) await server.query('TRUNCATE upload');
-          const before = cpuTime(peer.pids);
-          const started = performance.now();
-          await psql(peer, command);
-          times.get(peer)!.push((performance.now() - started) / 1000);
-          const cpu = cpuSince(peer.pids, before);
-          cpus.get(peer)!.push((cpu.user + cpu.system) / volume);
-        }
-      }
-      const reference = median(cpus.get(peers[1]!)!);
-      const rows = peers.map((peer) => [
-        peer.name,
-        digits(median(times.get(peer)!) / median(times.get(peers[0]!)!)),
-        peer.pids.length === 0 ? '–' : digits(median(cpus.get(peer)!)),
-        peer.pids.length === 0 ? '–' : digits(median(cpus.get(peer)!) / reference),
-      ]);
-      sections.push(`### ${name}\n\n${table(['', 'time ÷ direct', 'CPU s a GB', 'CPU ÷ HAProxy'], rows)}`);
-      console.log(sections.at(-1));
-    }
-  } finally {
-    for (const peer of peers) await peer.stop();
-    await server.stop();
-  }
-  writeSection(
-    'postgres bulk',
-    `## PostgreSQL: bulk\n\n${options.runs} interleaved runs.\n\n${await versionsText()}\n\n${sections.join('\n\n')}`,
-  );
+/** `progress: 1.0 s, 8534.0 tps, …` */
+const PROGRESS = /^progress: ([\d.]+) s, ([\d.]+) tps/m;
+
+/** Milliseconds of what ended after `since` (milliseconds since the epoch), by pgbench's log. */
+function loggedLatencies(folder: string, since: number): number[] {
+  return readdirSync(folder)
+    .flatMap((name) => readFileSync(join(folder, name), 'utf8').trim().split('\n'))
+    .map((line) => line.split(' ').map(Number))
+    .filter((fields) => fields[4]! * 1000 + fields[5]! / 1000 >= since)
+    .map((fields) => fields[2]! / 1000);
 }
 
-/** New connections a second, each with one select; the server asks every one for SCRAM-SHA-256. */
-export async function signIns(options: BenchOptions): Promise<void> {
-  const { server, backend } = await prepared();
-  const peers = [
-    direct(backend),
-    await haproxy(backend),
-    await pgbouncer(backend, { freshServers: true }),
-    await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'flushed' }),
-  ];
-  const rates = new Map<Peer, number[]>(peers.map((peer) => [peer, []]));
-  const cpus = new Map<Peer, number[]>(peers.map((peer) => [peer, []]));
-  try {
-    for (let round = 0; round < options.runs; round += 1) {
-      for (const peer of peers) {
-        const before = cpuTime(peer.pids);
-        const output = await run(
-          join(DEBIAN_BIN, 'pgbench'),
-          [
-            ...['-n', '-S', '-C', '-c', '8', '-j', '1', '-T', String(options.seconds)],
-            ...['-h', '127.0.0.1', '-p', String(peer.port), '-U', backend.user, backend.database],
-          ],
-          { env: environment(peer) },
-        );
-        const cpu = cpuSince(peer.pids, before);
-        const count = Number(/number of transactions actually processed: (\d+)/.exec(output)![1]);
-        rates.get(peer)!.push(Number(/^tps = ([\d.]+)/m.exec(output)![1]));
-        cpus.get(peer)!.push(((cpu.user + cpu.system) * MICROSECONDS) / count);
-      }
-    }
-  } finally {
-    for (const peer of peers) await peer.stop();
-    await server.stop();
-  }
-  const base = median(rates.get(peers[2]!)!);
-  const rows = peers.map((peer) => [
-    peer.name,
-    digits(median(rates.get(peer)!) / base),
-    peer.pids.length === 0 ? '–' : digits(median(cpus.get(peer)!)),
-  ]);
-  const text = table(['', 'sign-ins a second ÷ PgBouncer', 'CPU µs a sign-in'], rows);
-  console.log(text);
-  writeSection(
-    'postgres sign-ins',
-    `## PostgreSQL: sign-ins\n\n\`pgbench -S -C -c 8\`, ${options.runs} interleaved runs of ${options.seconds} s. The server asks every connection for SCRAM-SHA-256; PgBouncer opens a new one each time as well.\n\n${text}`,
-  );
-}
-
-/** Memory of the one in between for sessions that do nothing. */
-export async function idleMemory(counts: readonly number[]): Promise<void> {
-  const most = Math.max(...counts);
-  const { server, backend } = await prepared({ max_connections: most + 50, shared_buffers: '16MB' });
-  const rows: string[][] = [];
-  try {
-    for (const make of [
-      () => haproxy(backend),
-      () => pgbouncer(backend),
-      () => sallyport(backend, { recording: 'flushed' }),
-    ]) {
-      const peer = await make();
-      const clients: pg.Client[] = [];
-      const cells = [peer.name];
-      const before = memoryKiB(peer.pids);
-      for (const count of counts) {
-        while (clients.length < count) {
-          const batch = Array.from({ length: Math.min(50, count - clients.length) }, () =>
-            client(peer, backend),
-          );
-          await Promise.all(batch.map((one) => one.connect()));
-          clients.push(...batch);
-        }
-        await new Promise((resolve) => setTimeout(resolve, 3000));
-        cells.push(digits((memoryKiB(peer.pids) - before) / count));
-      }
-      rows.push([...cells, digits(before / 1024)]);
-      await Promise.all(clients.map((one) => one.end()));
-      await peer.stop();
-    }
-  } finally {
-    await server.stop();
-  }
-  const text = table(['', ...counts.map((count) => `KiB a session at ${count}`), 'MiB with none'], rows);
-  console.log(text);
-  writeSection(
-    'postgres memory',
-    `## PostgreSQL: memory of idle sessions\n\nProportional set size from \`/proc\`, less that before the first.\n\n${text}`,
-  );
-}
-
-function client(peer: Peer, backend: Backend): pg.Client {
-  const one = new pg.Client({
-    host: '127.0.0.1',
-    port: peer.port,
-    user: backend.user,
-    database: backend.database,
-    ...(peer.password === null ? {} : { password: peer.password }),
-  });
-  one.on('error', () => {});
-  return one;
-}
-
+/** A server with pgbench's tables, and one of its accounts to sign in with. */
 export async function prepared(
   settings: Record<string, string | number> = {},
+  options: { account?: keyof PostgresAccounts; tls?: PostgresOptions['tls'] } = {},
 ): Promise<{ server: PostgresServer; backend: Backend }> {
   const server = await startPostgres({
-    settings: { log_statement: 'none', log_connections: 'off', max_connections: 300, ...settings },
+    settings: { log_statement: 'none', log_connections: 'off', max_connections: 1000, ...settings },
+    ...(options.tls === undefined ? {} : { tls: options.tls }),
   });
-  const { user, password } = server.accounts.launch;
+  const { user, password } = server.accounts[options.account ?? 'launch'];
   const backend: Backend = {
     type: 'postgres',
     port: server.port,
     user,
-    password: password!,
+    password: password ?? '',
     database: server.database,
   };
   await run(
     join(DEBIAN_BIN, 'pgbench'),
     [
-      '-i',
-      '-q',
-      '-s',
-      String(SCALE),
-      '-h',
-      '127.0.0.1',
-      '-p',
-      String(server.port),
-      '-U',
-      user,
-      server.database,
+      ...['-i', '-q', '-s', String(SCALE), '-h', '127.0.0.1', '-p', String(server.port)],
+      ...['-U', user, server.database],
     ],
-    { env: environment({ password }) },
+    { env: postgresEnvironment({ password }) },
   );
+  await server.query('GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC');
   return { server, backend };
 }
 
-function environment(peer: { readonly password: string | null }): NodeJS.ProcessEnv {
+/** For libpq: the password that the peer wants, and TLS or none. */
+export function postgresEnvironment(
+  peer: { readonly password: string | null },
+  sslmode: 'disable' | 'require' = 'disable',
+): NodeJS.ProcessEnv {
   const { PATH, HOME } = process.env;
   return {
     PATH,
     HOME,
-    PGSSLMODE: 'disable',
+    PGSSLMODE: sslmode,
     ...(peer.password === null ? {} : { PGPASSWORD: peer.password }),
   };
 }
 
-async function versionsText(): Promise<string> {
-  const first = async (command: string, args: string[]): Promise<string> =>
-    (await run(command, args)).split('\n')[0]!.replace(/^.*?(\d+\.[\d.]+).*$/, '$1');
-  return machineText({
-    PostgreSQL: '18',
-    HAProxy: await first('haproxy', ['-v']),
-    PgBouncer: await first('pgbouncer', ['--version']),
-    pgbench: await first(join(DEBIAN_BIN, 'pgbench'), ['--version']),
-  });
+/** Machine, and versions of what takes part. */
+export function versionsText(): string {
+  return machineText({ PostgreSQL: '18', ...versionsOf(['HAProxy', 'PgBouncer', 'pgbench']) });
 }

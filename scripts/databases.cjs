@@ -7,6 +7,7 @@
 //
 //   node scripts/databases.cjs            fetch what is missing
 //   node scripts/databases.cjs --refresh  fetch again
+//   node scripts/databases.cjs --bench    MySQL Router as well, which only the benchmarks use
 //
 // Exits with 0 even when MySQL cannot be had (unstable can be uninstallable for days): the tests that need it say so.
 
@@ -25,7 +26,7 @@ const { join, resolve } = require('node:path');
 const SERVERS = resolve(__dirname, '..', 'var', 'servers');
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
-/** `closure`: with all they depend on; `single`: only the package itself (for its plugins). */
+/** `closure`: with all they depend on; `single`: only the package itself (for its plugins); `onlyFor`: the option that asks for it. */
 const TREES = [
   {
     name: 'mysql',
@@ -48,6 +49,14 @@ const TREES = [
     single: ['mariadb-server', 'mariadb-client'],
     program: 'usr/sbin/mariadbd',
   },
+  {
+    name: 'mysql-router',
+    suite: 'sid',
+    closure: ['mysql-router'],
+    single: [],
+    program: 'usr/bin/mysqlrouter',
+    onlyFor: '--bench',
+  },
 ];
 
 function main() {
@@ -55,6 +64,7 @@ function main() {
   let failed = 0;
   for (const tree of TREES) {
     const root = join(SERVERS, tree.name);
+    if (tree.onlyFor !== undefined && !process.argv.includes(tree.onlyFor)) continue;
     if (!refresh && existsSync(join(root, tree.program))) continue;
     try {
       fetchTree(tree, root);

@@ -19,6 +19,11 @@ export function digits(value: number): string {
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
 }
 
+/** Milliseconds with microseconds where they are few. */
+export function milliseconds(value: number): string {
+  return Number.isFinite(value) && value < 1 ? value.toFixed(3) : digits(value);
+}
+
 /** A Markdown table. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;

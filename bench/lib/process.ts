@@ -3,45 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** One clock tick of `/proc`: Linux has 100 a second on every platform that Node runs on. */
-const TICKS_PER_SECOND = 100;
 const LISTEN_MS_MAX = 30_000;
-
-/** CPU time of a process and its children's processes that still live, in seconds. */
-export interface CpuTime {
-  readonly user: number;
-  readonly system: number;
-}
-
-/** CPU time so far of all `pids` together, from `/proc/PID/stat`. */
-export function cpuTime(pids: readonly number[]): CpuTime {
-  let user = 0;
-  let system = 0;
-  for (const pid of pids) {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The command's name may hold blanks and parentheses; the fields behind it do not.
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    user += Number(fields[11]) / TICKS_PER_SECOND;
-    system += Number(fields[12]) / TICKS_PER_SECOND;
-  }
-  return { user, system };
-}
-
-/** CPU time so far of the processes' first threads alone: for Sallyport the one that relays, without the one that seals. */
-export function mainThreadTime(pids: readonly number[]): number {
-  let ticks = 0;
-  for (const pid of pids) {
-    const text = readFileSync(`/proc/${pid}/task/${pid}/stat`, 'utf8');
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    ticks += Number(fields[11]) + Number(fields[12]);
-  }
-  return ticks / TICKS_PER_SECOND;
-}
-
-export function cpuSince(pids: readonly number[], before: CpuTime): CpuTime {
-  const now = cpuTime(pids);
-  return { user: now.user - before.user, system: now.system - before.system };
-}
 
 /** Memory of all `pids` that only they use (`Pss`), in KiB: shared pages counted once. */
 export function memoryKiB(pids: readonly number[]): number {
@@ -78,13 +40,18 @@ export interface Started {
   stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
-/** Starts a program and keeps the end of what it prints. */
+/** Starts a program with as many open files as the machine allows, and keeps the end of what it prints. */
 export function start(
   command: string,
   args: readonly string[],
   options: { env?: NodeJS.ProcessEnv; uid?: number; gid?: number; cwd?: string } = {},
 ): Started {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
+  // Not all programs raise their soft limit themselves; `exec` keeps the process id.
+  const raised = 'ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"';
+  const child = spawn('sh', ['-c', raised, command, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...options,
+  });
   let output = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => {
