@@ -101,6 +101,8 @@ export interface RawEvent {
   readonly bytes: Buffer;
   /** The session that it belongs to; null for events of the gateway itself. */
   readonly session: string | null;
+  /** The event, where it had to be decoded to know its session. */
+  readonly event: JournalEvent | null;
 }
 
 /**
@@ -118,7 +120,7 @@ export function splitEvents(payload: Buffer, torn = false): RawEvent[] {
     }
     const bytes = payload.subarray(at, at + 4 + length);
     try {
-      events.push({ bytes, session: sessionOf(bytes) });
+      events.push(rawEvent(bytes));
     } catch (error) {
       if (torn) return events;
       throw error;
@@ -128,15 +130,15 @@ export function splitEvents(payload: Buffer, torn = false): RawEvent[] {
   return events;
 }
 
-/** The session an encoded event belongs to, without decoding the rest where that is possible. */
-function sessionOf(bytes: Buffer): string | null {
+/** Finds the session an encoded event belongs to, without decoding the rest where that is possible. */
+function rawEvent(bytes: Buffer): RawEvent {
   const type = bytes[4];
   if (type === TYPE_STARTED || type === TYPE_ENDED || type === TYPE_FRAME) {
     if (bytes.length < 5 + SESSION_BYTES) throw new FormatError('an event ends within its session');
-    return bytes.toString('latin1', 5, 5 + SESSION_BYTES);
+    return { bytes, session: bytes.toString('latin1', 5, 5 + SESSION_BYTES), event: null };
   }
   const event = decodeEvent(bytes);
-  return 'session' in event ? event.session : null;
+  return { bytes, session: 'session' in event ? event.session : null, event };
 }
 
 /** Decodes one event, length included. Throws `FormatError`. */

@@ -210,19 +210,40 @@ export type JournalMarkEvent = z.output<typeof journalSchema>;
 export type JournalEvent = z.output<typeof eventSchema>;
 export type RecordedStatement = z.output<typeof statementSchema>;
 
+/** Three digits of all numbers below a thousand. */
+const THREE_DIGITS = Array.from({ length: 1000 }, (_, number) => String(number).padStart(3, '0'));
+
+/** The second that was written last, and the one that was read last: times of events that follow each other share it. */
+const written = { second: Number.NaN, text: '' };
+const read = { text: '', ms: Number.NaN };
+/** Characters of a time up to its fraction, `2026-11-24T13:43:13.`, and with it. */
+const SECOND_CHARACTERS = 20;
+const TIME_CHARACTERS = 27;
+
 /** Milliseconds since the epoch, with fraction, as RFC 3339 with microseconds. */
 export function timeText(ms: number): string {
   const whole = Math.floor(ms);
   const micros = Math.min(999, Math.floor((ms - whole) * 1000));
-  return `${new Date(whole).toISOString().slice(0, -1)}${String(micros).padStart(3, '0')}Z`;
+  const second = Math.floor(whole / 1000);
+  if (second !== written.second) {
+    written.text = new Date(second * 1000).toISOString().slice(0, -4);
+    written.second = second;
+  }
+  return `${written.text}${THREE_DIGITS[whole - second * 1000]}${THREE_DIGITS[micros]}Z`;
 }
 
 /** The inverse of `timeText`, in milliseconds. NaN for what is no time. */
 export function timeMs(text: string): number {
-  const match = /\.(\d{3})(\d{3})Z$/.exec(text);
-  if (match === null) return Date.parse(text);
-  return Date.parse(`${text.slice(0, -4)}Z`) + Number(match[2]) / 1000;
+  if (text.length !== TIME_CHARACTERS || !FRACTION.test(text)) return Date.parse(text);
+  const second = text.slice(0, SECOND_CHARACTERS);
+  if (second !== read.text) {
+    read.ms = Date.parse(`${second}000Z`);
+    read.text = second;
+  }
+  return read.ms + Number(text.slice(SECOND_CHARACTERS, -4)) + Number(text.slice(-4, -1)) / 1000;
 }
+
+const FRACTION = /\.\d{6}Z$/;
 
 /** Joins a statement's start with its end; a start without an end has status `unknown`. */
 export function joinStatement(

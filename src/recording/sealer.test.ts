@@ -129,6 +129,43 @@ function run(journal: Journal, sessions: number, statements: number, size = 20):
 const ofSession = (events: readonly JournalEvent[], session: string): JournalEvent[] =>
   events.filter((event) => 'session' in event && event.session === session);
 
+describe('an index that fails', () => {
+  test('takes no event from a recording, whether it fails at an event or as a part is sealed', async () => {
+    using directory = new TemporaryDirectory();
+    const place = await bench(directory.path);
+    const sessions = run(place.journal, 3, 20);
+    await place.journal.close();
+    const written = await journalEvents(place.journal.directory, place.keys.identities);
+    let heard = 0;
+    let sealings = 0;
+    const sealer = new Sealer(
+      place.options({
+        heard: () => {
+          heard += 1;
+          if (heard % 7 === 0) throw new Error('the index is away');
+        },
+        sealing: () => {
+          sealings += 1;
+          if (sealings % 2 === 1) throw new Error('the index is away');
+        },
+      }),
+    );
+    let failures = 0;
+    for (let done = false; !done; ) {
+      try {
+        await sealer.finish();
+        done = true;
+      } catch (error) {
+        expect((error as Error).message).toBe('the index is away');
+        failures += 1;
+      }
+    }
+    expect(failures).toBeGreaterThan(3);
+    await place.upload();
+    for (const session of sessions) expect(await stored(place, session)).toEqual(ofSession(written, session));
+  });
+});
+
 describe('sealing', () => {
   test('what went into the journal is in the recordings, event by event, and the journal is empty', async () => {
     await fc.assert(

@@ -18,6 +18,7 @@ import { decodeEvent, type RawEvent } from './decode.ts';
 import { type JournalEvent, timeText } from './events.ts';
 import { type SigningKey, wrapKey } from './keys.ts';
 import { CHUNK_BYTES_MAX, PART_BYTES_MAX, SEAL_MS, SEALER_MEMORY_BYTES_MAX } from './limits.ts';
+import { Lines } from './lines.ts';
 import { type JournalRead, JournalReader, listSegments } from './reader.ts';
 import {
   type Compression,
@@ -98,14 +99,14 @@ interface SessionState {
   open: OpenPart | null;
   statements: number;
   lastAt: string | null;
+  /** The state of the part that is being sealed; it stays until that has succeeded. */
+  closing: RecordingState | null;
   ended: boolean;
 }
 
 interface OpenPart {
-  lines: string[];
-  /** Characters in `lines`, close enough to bytes for limits. */
-  size: number;
-  events: number;
+  /** Events of the chunk that comes next. */
+  lines: Lines;
   from: Place;
   to: Place;
   firstAt: string;
@@ -115,6 +116,15 @@ interface OpenPart {
   file: { writer: RecordingWriter; fd: number; path: string } | null;
 }
 
+/** Events that change nothing but the part they join. */
+const JOINING: ReadonlySet<string> = new Set([
+  'statement_started',
+  'statement_ended',
+  'note',
+  'frame',
+  'audit',
+]);
+
 export class Sealer {
   readonly #options: SealerOptions;
   readonly #reader: JournalReader;
@@ -123,6 +133,7 @@ export class Sealer {
   /** Sealed files that have not been synced. */
   readonly #unsynced = new Set<string>();
   #memory = 0;
+  #fault: Error | null = null;
   #closedByMark = false;
   #place: Place = [0, 0, 0];
   #lastAt: string;
@@ -154,11 +165,13 @@ export class Sealer {
     for (let read = this.#reader.next(final); read !== null; read = this.#reader.next(final)) {
       events += read.kind === 'batch' ? read.events.length : 0;
       await this.#take(read);
+      this.#throwFault();
       await this.#options.batchHeard?.();
       reads += 1;
       if (reads % 64 === 0) await turn();
     }
     await this.#sealDue();
+    this.#throwFault();
     return events;
   }
 
@@ -172,7 +185,9 @@ export class Sealer {
       if (state.id !== this.#options.boot && !state.ended)
         await this.#interrupt(state, 'the gateway stopped while the session was open');
     }
+    this.#throwFault();
     await this.#finishGateway();
+    this.#throwFault();
     this.#reader.close();
   }
 
@@ -225,7 +240,8 @@ export class Sealer {
     if (read.kind === 'batch') {
       for (let index = 0; index < read.events.length; index += 1) {
         this.#place = [segment, offset, index];
-        await this.#raw(read.events[index]!);
+        const sealing = this.#raw(read.events[index]!);
+        if (sealing !== null) await sealing;
       }
       if (this.#memory > SEALER_MEMORY_BYTES_MAX) await this.#relieve();
       return;
@@ -264,13 +280,21 @@ export class Sealer {
     renameSync(file.path, join(folder, file.name));
   }
 
-  async #raw(raw: RawEvent): Promise<void> {
-    const id = raw.session ?? this.#options.boot;
-    const state = await this.#state(id);
-    const event = decodeEvent(raw.bytes);
+  /** Null where the event only joins those that wait, as nearly all do: a promise an event is felt. */
+  #raw(raw: RawEvent): Promise<void> | null {
+    const event = raw.event ?? decodeEvent(raw.bytes);
     this.#lastAt = event.at;
+    const state = this.#sessions.get(raw.session ?? this.#options.boot);
+    if (state === undefined || !JOINING.has(event.type)) return this.#turning(raw, event);
+    if (this.#isSealed(state)) return null;
+    return this.#add(state, event) ? this.#full(state) : null;
+  }
+
+  /** An event of a session that is new here, or one that begins or ends something. */
+  async #turning(raw: RawEvent, event: JournalEvent): Promise<void> {
+    const state = await this.#state(raw.session ?? this.#options.boot);
     if (event.type === 'journal') await this.#mark(event);
-    if (state.sealedTo !== null && !after(this.#place, state.sealedTo)) {
+    if (this.#isSealed(state)) {
       if (event.type === 'session_ended') state.ended = true;
       return;
     }
@@ -284,13 +308,19 @@ export class Sealer {
     if (event.type === 'session_ended') await this.#seal(state, 'ended');
   }
 
+  /** Whether the event at this place lies in a sealed part already. */
+  #isSealed({ sealedTo }: SessionState): boolean {
+    return sealedTo !== null && !after(this.#place, sealedTo);
+  }
+
   /** A mark lists the open sessions: those before a crash are learnt from it, and those whose end was lost. */
   async #mark(event: JournalEvent & { type: 'journal' }): Promise<void> {
     this.#closedByMark = event.action === 'closed';
     const open = new Set(event.sessions);
     for (const session of open) await this.#state(session);
     for (const state of [...this.#sessions.values()]) {
-      if (open.has(state.id) || state.ended || state.id === this.#options.boot) continue;
+      if (open.has(state.id) || state.ended || state.closing !== null || state.id === this.#options.boot)
+        continue;
       await this.#interrupt(state, 'the end of the session is not on record');
     }
   }
@@ -310,14 +340,15 @@ export class Sealer {
   }
 
   async #event(state: SessionState, event: JournalEvent): Promise<void> {
-    this.#options.heard?.(event, state.id);
+    if (this.#add(state, event)) await this.#full(state);
+  }
+
+  /** Whether a chunk has come together. */
+  #add(state: SessionState, event: JournalEvent): boolean {
     if (event.type === 'statement_started') state.statements = event.seq;
     state.lastAt = event.at;
-    const line = JSON.stringify(event);
     state.open ??= {
-      lines: [],
-      size: 0,
-      events: 0,
+      lines: new Lines(),
       from: this.#place,
       to: this.#place,
       firstAt: event.at,
@@ -326,13 +357,30 @@ export class Sealer {
       file: null,
     };
     const open = state.open;
-    open.lines.push(line);
-    open.size += line.length + 1;
-    open.events += 1;
+    this.#memory += open.lines.add(event);
     open.to = this.#place;
     open.lastAt = event.at;
-    this.#memory += line.length + 1;
-    if (open.size < CHUNK_BYTES_MAX) return;
+    this.#tell(event, state.id);
+    return open.lines.length >= CHUNK_BYTES_MAX;
+  }
+
+  #throwFault(): void {
+    const fault = this.#fault;
+    this.#fault = null;
+    if (fault !== null) throw fault;
+  }
+
+  /** What a listener throws is kept until the batch is taken whole: the journal will not give its other events again. */
+  #tell(event: JournalEvent, session: string): void {
+    try {
+      this.#options.heard?.(event, session);
+    } catch (error) {
+      this.#fault ??= error as Error;
+    }
+  }
+
+  async #full(state: SessionState): Promise<void> {
+    const open = state.open!;
     await this.#chunk(state, open);
     const size = open.file?.writer.size ?? 0;
     if (size >= (this.#options.partBytesMax ?? PART_BYTES_MAX)) await this.#seal(state, 'open');
@@ -340,15 +388,18 @@ export class Sealer {
 
   async #sealDue(): Promise<void> {
     const due = this.#now() - (this.#options.sealMs ?? SEAL_MS);
-    for (const state of this.#sessions.values())
-      if (state.open !== null && state.open.openedAt <= due) await this.#seal(state, 'open');
+    for (const state of this.#sessions.values()) {
+      if (state.open === null) continue;
+      if (state.closing !== null) await this.#seal(state, state.closing);
+      else if (state.open.openedAt <= due) await this.#seal(state, 'open');
+    }
   }
 
   /** Writes the largest waiting chunks, until half of the memory is free again. */
   async #relieve(): Promise<void> {
     const waiting = [...this.#sessions.values()]
       .filter((state) => state.open !== null)
-      .sort((left, right) => right.open!.size - left.open!.size);
+      .sort((left, right) => right.open!.lines.length - left.open!.lines.length);
     for (const state of waiting) {
       if (this.#memory <= SEALER_MEMORY_BYTES_MAX / 2) return;
       await this.#chunk(state, state.open!);
@@ -356,13 +407,12 @@ export class Sealer {
   }
 
   async #chunk(state: SessionState, open: OpenPart): Promise<void> {
-    if (open.lines.length === 0) return;
+    const { lines } = open;
+    if (lines.count === 0) return;
     open.file ??= await this.#begin(state, open);
-    const bytes = Buffer.from(`${open.lines.join('\n')}\n`, 'utf8');
-    writeWhole(open.file.fd, open.file.writer.chunk(bytes, open.lines.length));
-    this.#memory -= open.size;
-    open.lines = [];
-    open.size = 0;
+    writeWhole(open.file.fd, open.file.writer.chunk(lines.bytes, lines.count));
+    this.#memory -= lines.length;
+    open.lines = new Lines();
   }
 
   async #begin(state: SessionState, open: OpenPart): Promise<NonNullable<OpenPart['file']>> {
@@ -392,7 +442,15 @@ export class Sealer {
   async #seal(state: SessionState, wanted: RecordingState): Promise<void> {
     const open = state.open;
     if (open === null) return;
+    state.closing = wanted;
     await this.#chunk(state, open);
+    try {
+      await this.#options.sealing?.(state.id);
+    } catch (error) {
+      // Tried again in the next round.
+      this.#fault ??= error as Error;
+      return;
+    }
     const { writer, fd, path } = open.file!;
     const { boot, spoolDirectory } = this.#options;
     writeWhole(
@@ -407,7 +465,6 @@ export class Sealer {
       }),
     );
     closeSync(fd);
-    await this.#options.sealing?.(state.id);
     const name = spoolName(state.id, state.part);
     const target = join(spoolDirectory, name);
     renameSync(path, target);
@@ -417,6 +474,7 @@ export class Sealer {
     state.sealedTo = open.to;
     state.part += 1;
     state.open = null;
+    state.closing = null;
     if (wanted !== 'open') {
       state.ended = true;
       // A session that ended has no more events; what is left of it is in the parts' trailers.
@@ -466,6 +524,7 @@ export class Sealer {
       open: null,
       statements: 0,
       lastAt: null,
+      closing: null,
       ended: false,
     };
     if (this.#options.resumed) {

@@ -192,6 +192,8 @@ export type SegmentRead =
   | { readonly kind: 'damaged'; readonly offset: number; readonly length: number; readonly reason: string };
 
 const READ_BYTES = 256 * 1024;
+/** Batches up to this are hashed without allocating. */
+const SEALED_BYTES = 16 * 1024;
 
 /** Reads the clear header of a segment. Throws `RecordingError` for files that have none. */
 export function readSegmentHeader(path: string): SegmentHeader {
@@ -240,8 +242,8 @@ export class SegmentReader {
   /** Where the next batch begins. */
   offset: number;
   readonly #fd: number;
-  readonly #macKey: Buffer;
-  #mac: Buffer;
+  /** What the MAC of the next batch is made of: MAC key, MAC of the batch before, then the batch. */
+  readonly #sealed = Buffer.allocUnsafeSlow(SEALED_BYTES);
   readonly #decipher: Decipheriv;
   /** Decrypted bytes that are no whole batch yet; they begin at `offset`. */
   #bytes = Buffer.alloc(0);
@@ -257,8 +259,8 @@ export class SegmentReader {
       const keys = segmentKeys(bootKey, header.boot, header.segment);
       this.header = header;
       this.offset = head.length;
-      this.#macKey = keys.mac;
-      this.#mac = firstMac(keys.mac, head);
+      keys.mac.copy(this.#sealed, 0);
+      firstMac(keys.mac, head).copy(this.#sealed, BEFORE_AT);
       this.#decipher = createDecipheriv('aes-256-ctr', keys.stream, Buffer.alloc(16));
     } catch (error) {
       closeSync(this.#fd);
@@ -268,7 +270,7 @@ export class SegmentReader {
 
   /** MAC of the last batch that was read. */
   get mac(): Buffer {
-    return this.#mac;
+    return Buffer.from(this.#sealed.subarray(BEFORE_AT, BEFORE_AT + MAC_BYTES));
   }
 
   next(): SegmentRead {
@@ -299,15 +301,24 @@ export class SegmentReader {
       return this.#damaged('the length of a batch is not possible');
     const whole = LENGTH_BYTES + length + MAC_BYTES;
     if (bytes.length < whole) return null;
-    const sealed = bytes.subarray(0, LENGTH_BYTES + length);
-    const digest = hash('sha256', Buffer.concat([this.#macKey, this.#mac, sealed]), 'buffer');
-    const mac = bytes.subarray(LENGTH_BYTES + length, whole);
-    if (!digest.subarray(0, MAC_BYTES).equals(mac)) return this.#damaged('a batch is not what was written');
-    this.#mac = Buffer.from(mac);
-    const batch = { offset: this.offset, length: whole, payload: sealed.subarray(LENGTH_BYTES) };
+    const macAt = LENGTH_BYTES + length;
+    const digest = hash('sha256', this.#covered(bytes, macAt), 'buffer');
+    if (digest.compare(bytes, macAt, whole, 0, MAC_BYTES) !== 0)
+      return this.#damaged('a batch is not what was written');
+    digest.copy(this.#sealed, BEFORE_AT, 0, MAC_BYTES);
+    const batch = { offset: this.offset, length: whole, payload: bytes.subarray(LENGTH_BYTES, macAt) };
     this.#bytes = bytes.subarray(whole);
     this.offset += whole;
     return { kind: 'batch', batch };
+  }
+
+  /** What the MAC covers of a batch, `length` bytes with their length: in one piece, to be hashed at once. */
+  #covered(batch: Buffer, length: number): Buffer {
+    const end = LENGTH_AT + length;
+    if (end > this.#sealed.length)
+      return Buffer.concat([this.#sealed.subarray(0, LENGTH_AT), batch.subarray(0, length)]);
+    batch.copy(this.#sealed, LENGTH_AT, 0, length);
+    return this.#sealed.subarray(0, end);
   }
 
   #damaged(reason: string): SegmentRead {
