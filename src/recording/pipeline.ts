@@ -109,11 +109,19 @@ function makeSink(options: StreamOptions, gateway: string): Sink {
   }
 }
 
+/** What a pipeline finds around it; where it is not given, the machine's clock and the store that its options name. */
+export interface PipelineWorld {
+  /** Milliseconds since the epoch. */
+  readonly now?: () => number;
+  readonly store?: RecordingStore;
+}
+
 /** Sealing, storing and indexing, as one loop. Runs wherever it is made: in the gateway, in a thread of its own. */
 export class Pipeline {
   readonly #options: PipelineOptions;
   readonly #log: SealerLog;
   readonly #store: RecordingStore;
+  readonly #now: () => number;
   readonly #audit: (event: AuditEvent) => void;
   #retainAfter = 0;
   #retention: Retention | undefined;
@@ -144,19 +152,22 @@ export class Pipeline {
     log: SealerLog,
     resumed: boolean,
     audit: (event: AuditEvent) => void = () => {},
+    world: PipelineWorld = {},
   ): Promise<Pipeline> {
     const parser = options.index === 'statements' ? await loadPostgresParser() : null;
-    return new Pipeline(options, log, await makeStore(options.store), resumed, audit, parser);
+    const store = world.store ?? (await makeStore(options.store));
+    return new Pipeline(options, log, { now: Date.now, ...world, store }, resumed, audit, parser);
   }
 
   private constructor(
     options: PipelineOptions,
     log: SealerLog,
-    store: RecordingStore,
+    { now, store }: Required<PipelineWorld>,
     resumed: boolean,
     audit: (event: AuditEvent) => void,
     parser: PostgresParser | null,
   ) {
+    this.#now = now;
     this.#audit = audit;
     this.#retention = options.retention;
     const { dataDir, gateway, recipients } = options;
@@ -164,9 +175,10 @@ export class Pipeline {
     this.#options = options;
     this.#log = log;
     this.#store = store;
-    this.#uploader = new Uploader(spoolDirectory, store, log, () => {
+    const stored = (): void => {
       this.#partsStored += 1;
-    });
+    };
+    this.#uploader = new Uploader(spoolDirectory, store, log, stored, now);
     this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
     this.#indexer =
       this.#index === null ? null : new Indexer(this.#index, options.index === 'statements', parser);
@@ -179,6 +191,7 @@ export class Pipeline {
       signing: loadSigningKey(dataDir),
       store,
       log,
+      now,
       ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
       needed: (boot) => this.#needed(boot),
       heard: (event, session) => this.#indexer?.hear(event, session),
@@ -363,7 +376,7 @@ export class Pipeline {
   async #retain(): Promise<void> {
     const retention = this.#retention;
     if (retention === undefined || this.#index === null || !retains(retention)) return;
-    const now = Date.now();
+    const now = this.#now();
     if (now < this.#retainAfter) return;
     this.#retainAfter = now + RETENTION_ROUND_MS;
     await applyRetention(retention, this.#index, this.#store, this.#audit, now);
@@ -371,7 +384,7 @@ export class Pipeline {
 
   /** Waits for the store, whose parts say what was sealed before; the journal keeps what is not. */
   async #recover(): Promise<void> {
-    if (this.#recovered || Date.now() < this.#recoverAfter) return;
+    if (this.#recovered || this.#now() < this.#recoverAfter) return;
     try {
       const { alive } = await recoverJournal({
         ...this.#sealerOptions,
@@ -380,13 +393,13 @@ export class Pipeline {
       });
       this.#indexer?.flush();
       if (alive.length > 0) {
-        this.#recoverAfter = Date.now() + STORE_RETRY_MS_MIN;
+        this.#recoverAfter = this.#now() + STORE_RETRY_MS_MIN;
         return;
       }
       this.#index?.interrupt(this.#options.gateway, this.#options.boot);
       this.#recovered = true;
     } catch (error) {
-      this.#recoverAfter = Date.now() + STORE_RETRY_MS_MIN;
+      this.#recoverAfter = this.#now() + STORE_RETRY_MS_MIN;
       this.#log.error(
         { error: (error as Error).message },
         'earlier runs of the gateway could not be finished yet',
