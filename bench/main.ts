@@ -1,12 +1,14 @@
 import { parseArgs } from 'node:util';
 import { fairness } from './fairness.ts';
 import { writeResultsTo } from './lib/results.ts';
+import { mysqlMemory, postgresMemory, tdsMemory } from './memory.ts';
 import { roundTrips as mysqlRoundTrips } from './mysql.ts';
 import { bulk as mysqlBulk, signIns as mysqlSignIns } from './mysql-bulk.ts';
 import { levels, roundTrips } from './postgres.ts';
 import { bulk } from './postgres-bulk.ts';
 import { signIns } from './postgres-signins.ts';
 import { startup } from './startup.ts';
+import { bulk as tdsBulk, roundTrips as tdsRoundTrips, signIns as tdsSignIns } from './tds.ts';
 
 /**
  * `npm run bench`: every part, into `bench/RESULTS.md`; `npm run bench -- PART…` runs some of them, by name or by what
@@ -44,9 +46,15 @@ const PARTS: Readonly<Record<string, () => Promise<void>>> = {
   'postgres:levels': () => levels(options),
   'postgres:bulk': () => bulk(options),
   'postgres:signins': () => signIns(options),
+  'postgres:memory': () => postgresMemory(numbers(values.sessions)),
   'mysql:roundtrips': () => mysqlRoundTrips(options),
   'mysql:bulk': () => mysqlBulk(options),
   'mysql:signins': () => mysqlSignIns(options),
+  'mysql:memory': () => mysqlMemory(numbers(values.sessions)),
+  'sqlserver:roundtrips': () => tdsRoundTrips(options),
+  'sqlserver:bulk': () => tdsBulk(options),
+  'sqlserver:signins': () => tdsSignIns(options),
+  'sqlserver:memory': () => tdsMemory(numbers(values.sessions)),
   fairness: () => fairness(options),
   startup: () => startup(options),
 };

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 const LISTEN_MS_MAX = 30_000;
 
@@ -74,6 +75,20 @@ export function start(
       }
     },
   };
+}
+
+/** Starts one of the benchmarks' own servers (`bench/lib/NAME.ts`), which say `port N` when they listen. */
+export async function startServer(name: string): Promise<{ port: number; stop(): Promise<void> }> {
+  const script = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+  const started = start(process.execPath, [script]);
+  const deadline = Date.now() + LISTEN_MS_MAX;
+  for (;;) {
+    const port = /^port (\d+)$/m.exec(started.output())?.[1];
+    if (port !== undefined) return { port: Number(port), stop: () => started.stop('SIGKILL') };
+    if (Date.now() > deadline || started.child.exitCode !== null)
+      throw new Error(`${name} does not start:\n${started.output()}`);
+    await sleep(20);
+  }
 }
 
 /** Runs a program to its end and returns what it printed. Rejects, with that, when it fails. */

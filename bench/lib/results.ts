@@ -18,6 +18,7 @@ const ORDER = [
   'mysql round trips',
   'mysql bulk',
   'mysql sign-ins',
+  'mysql memory',
   'sql server round trips',
   'sql server bulk',
   'sql server sign-ins',

@@ -1,0 +1,177 @@
+import { fileURLToPath } from 'node:url';
+import { digits } from './lib/figures.ts';
+import { atRest, interleaved, type Loaded, loaded } from './lib/load.ts';
+import { type Backend, direct, haproxy, type Peer, sallyport } from './lib/peers.ts';
+import { startServer } from './lib/process.ts';
+import { machineText, Section, versionsOf } from './lib/results.ts';
+import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import { ACCOUNT, BULK_BYTES } from './lib/tds.ts';
+import type { TdsLoadResult } from './lib/tds-load.ts';
+import { perWork } from './lib/usage.ts';
+import type { BenchOptions } from './postgres.ts';
+import { BULK_COLUMNS_TEXT, type BulkSample, bulkTable } from './postgres-bulk.ts';
+import { signInTable } from './postgres-signins.ts';
+
+const LOAD = fileURLToPath(new URL('lib/tds-load.ts', import.meta.url));
+const RPC_CLIENTS = [8, 64];
+const SIGN_IN_CLIENTS = 8;
+
+const DOUBLE_TEXT =
+  'There is no SQL Server here: the server is a test double that signs clients in and answers by rote, the load generator a process of Node that sends recorded requests and looks at packet headers alone. Both take some 10 µs a round trip, so throughput and latency say little; CPU time of the one in between says what it says elsewhere.';
+
+/** Small SQLBatch and sp_executesql requests. */
+export async function roundTrips(options: BenchOptions): Promise<void> {
+  const { backend, stop } = await startDouble();
+  const balancer = await haproxy(backend);
+  const peers = [
+    direct(backend),
+    balancer,
+    await sallyport(backend, { recording: 'off' }),
+    await sallyport(backend, { recording: 'flushed' }),
+    await sallyport(backend, {
+      recording: 'flushed',
+      parameters: false,
+      name: 'Sallyport flushed, no parameters',
+    }),
+    await sallyport(backend, {
+      recording: 'flushed',
+      resourceRecording: '{ sample_rows: 10 }',
+      name: 'Sallyport flushed, 10 sample rows',
+    }),
+  ];
+  const section = new Section('sql server round trips', [
+    '## SQL Server (test double): round trips',
+    `${options.runs} interleaved runs of ${options.seconds} s behind a warm-up; in the clear. ${DOUBLE_TEXT} ${COLUMNS_TEXT}`,
+    tdsVersionsText(),
+  ]);
+  try {
+    for (const [work, title] of [
+      ['batch', 'SQLBatch'],
+      ['rpc', 'RPC, sp_executesql with one parameter'],
+    ] as const) {
+      for (const clients of options.clients) {
+        if (work === 'rpc' && !RPC_CLIENTS.includes(clients)) continue;
+        const samples = await interleaved(peers, options.runs, (peer) =>
+          select(peer, work, clients, options.seconds),
+        );
+        section.add(
+          `${title}, ${clients} client${clients === 1 ? '' : 's'}`,
+          roundTripTable(samples, { runs: options.runs, clients, reference: balancer }),
+        );
+      }
+    }
+  } finally {
+    for (const peer of peers) await peer.stop();
+    await stop();
+  }
+}
+
+/** A large result down and a bulk load up. */
+export async function bulk(options: BenchOptions): Promise<void> {
+  const { backend, stop } = await startDouble();
+  const peers = [
+    direct(backend),
+    await haproxy(backend),
+    await sallyport(backend, { recording: 'off' }),
+    await sallyport(backend, { recording: 'flushed' }),
+  ];
+  const section = new Section('sql server bulk', [
+    '## SQL Server (test double): bulk',
+    `Packets of 4096 bytes, ${options.runs} interleaved runs. ${DOUBLE_TEXT} ${BULK_COLUMNS_TEXT}`,
+    tdsVersionsText(),
+  ]);
+  try {
+    for (const [work, title] of [
+      ['down', 'down, one result'],
+      ['up', 'up, INSERT BULK'],
+    ] as const) {
+      const samples = await interleaved(peers, options.runs, async (peer): Promise<BulkSample> => {
+        const { result, cpu } = await load(peer, work, 1, options.seconds);
+        return { seconds: result.seconds, cpu };
+      });
+      section.add(`${title}, ${digits(BULK_BYTES / 1e6)} MB`, bulkTable(samples, options.runs, BULK_BYTES));
+    }
+  } finally {
+    for (const peer of peers) await peer.stop();
+    await stop();
+  }
+}
+
+/** New connections a second, each with one batch. */
+export async function signIns(options: BenchOptions): Promise<void> {
+  const { backend, stop } = await startDouble();
+  const balancer = await haproxy(backend);
+  const peers = [
+    direct(backend),
+    balancer,
+    await sallyport(backend, { recording: 'off' }),
+    await sallyport(backend, { recording: 'flushed' }),
+  ];
+  const section = new Section('sql server sign-ins', [
+    '## SQL Server (test double): sign-ins',
+    `${SIGN_IN_CLIENTS} at once, SQL login in the clear, one batch each, ${options.runs} interleaved runs of ${options.seconds} s. ${DOUBLE_TEXT}`,
+    tdsVersionsText(),
+  ]);
+  try {
+    const samples = await interleaved(peers, options.runs, async (peer) => {
+      const { result, cpu, measured } = await load(peer, 'signin', SIGN_IN_CLIENTS, options.seconds);
+      return {
+        rate: result.count / result.seconds,
+        cpu: (cpu.total * 1e6) / measured,
+        relaying: (cpu.relaying * 1e6) / measured,
+      };
+    });
+    section.add(null, signInTable(samples, balancer, options.runs));
+  } finally {
+    for (const peer of peers) await peer.stop();
+    await stop();
+  }
+}
+
+async function select(
+  peer: Peer,
+  work: 'batch' | 'rpc',
+  clients: number,
+  seconds: number,
+): Promise<RoundTripSample> {
+  const { result, cpu, loopDelay, measured } = await load(peer, work, clients, seconds);
+  return {
+    throughput: result.count / result.seconds,
+    p50: result.p50,
+    p99: result.p99,
+    loopDelay,
+    ...perWork(cpu, measured),
+  };
+}
+
+/** Runs the load generator. `measured`: how many works were done while the peer was measured. */
+async function load(
+  peer: Peer,
+  work: string,
+  clients: number,
+  seconds: number,
+): Promise<Loaded & { readonly result: TdsLoadResult; readonly measured: number }> {
+  const found = await loaded(
+    peer,
+    process.execPath,
+    [LOAD, String(peer.port), work, String(clients), String(seconds)],
+    { begins: /^started$/m },
+  );
+  await atRest(peer);
+  const result = JSON.parse(found.output.trim().split('\n').at(-1)!) as TdsLoadResult;
+  if (result.count === 0) throw new Error(`nothing was finished in ${seconds} s: give it more --seconds`);
+  return {
+    ...found,
+    result,
+    measured: (result.count * (result.seconds - found.lateSeconds)) / result.seconds,
+  };
+}
+
+async function startDouble(): Promise<{ backend: Backend; stop(): Promise<void> }> {
+  const { port, stop } = await startServer('tds-server');
+  return { backend: { type: 'sqlserver', port, ...ACCOUNT }, stop };
+}
+
+function tdsVersionsText(): string {
+  return machineText(versionsOf(['HAProxy']));
+}
