@@ -1,60 +1,51 @@
-import { randomBytes, X509Certificate } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { availableParallelism } from 'node:os';
+import { extname, join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import type { Address } from '../protocols/channel.ts';
-import type { Engine, EngineName } from '../protocols/engine.ts';
+import type { Refusal } from '../protocols/error.ts';
 import { AccessControl } from './access/access-control.ts';
 import type { LoadedConfig } from './config/load.ts';
-import { ENGINE_OF_TYPE, resourcesOf } from './config/resources.ts';
-import { isLoopback } from './config/rules.ts';
-import type { Config, ListenerConfig, ResourceConfig } from './config/schema.ts';
+import { ENGINE_OF_TYPE } from './config/resources.ts';
+import type { Config } from './config/schema.ts';
+import { measureDoors } from './doors.ts';
 import type { ChannelTls } from './gateway/channel.ts';
-import { Gateway } from './gateway/gateway.ts';
+import { clearStaleSocket, Gateway } from './gateway/gateway.ts';
+import { GatewaySessions, JoinedSessions, type LiveSessions } from './gateway/live-sessions.ts';
 import { localCertificate } from './gateway/local-certificate.ts';
-import { makeTarget } from './gateway/make-target.ts';
 import { type PeerCancel, PeerSeal, Peers } from './gateway/peers.ts';
+import { CountedPlaces } from './gateway/places.ts';
 import { type Door, listenKey, type Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import { addApi } from './http/api.ts';
 import type { Health, HealthPart, HealthSource } from './http/health.ts';
 import { type HttpServer, startHttp } from './http/server.ts';
 import { EventLoopLag } from './lib/event-loop-lag.ts';
-import type { Log } from './log.ts';
+import type { Log, LogFormat } from './log.ts';
 import { Metrics } from './metrics.ts';
-import { makeResolver } from './providers.ts';
 import type { Journal } from './recording/journal.ts';
 import { knownSigningKeys } from './recording/keys.ts';
 import type { Recorder } from './recording/recorder.ts';
 import { Recording } from './recording/setup.ts';
-import type { SecretResolver } from './secrets/resolver.ts';
+import { PROVIDER_CHECK_MS, Serving } from './serving.ts';
 import type { StoredLaunch } from './store/state.ts';
 import { type TunnelResource, TunnelServer } from './tunnel/server.ts';
+import { workerConfig } from './workers/contract.ts';
+import { anyOf, WorkerPool } from './workers/pool.ts';
 
 /** Holds the URL of the API, in `data_dir`. */
 export const API_ADDRESS_FILE = 'api.url';
 
-/** How often providers that were down are asked again, so that readiness comes back by itself. */
-const PROVIDER_CHECK_MS = 30_000;
-
 /** How long a stop waits for recordings to be sealed and stored; the next start finishes the rest. */
 const SEALING_MS_MAX = 10_000;
 
-/** Engines are loaded when a resource needs them. */
-const ENGINES: Readonly<Record<EngineName, () => Promise<Engine>>> = {
-  postgres: async () => (await import('../protocols/postgres/engine.ts')).postgres,
-  mysql: async () => (await import('../protocols/mysql/engine.ts')).mysql,
-  tds: async () => (await import('../protocols/tds/engine.ts')).tds,
-};
-
-export async function loadEngine(name: EngineName): Promise<Engine> {
-  return ENGINES[name]();
-}
-
-/** What benchmarks put in the place of the product's own. */
 export interface AppParts {
+  /** What benchmarks put in the place of the product's own. */
   readonly recorder?: Recorder;
+  /** Of the log, for processes that this one starts. Default: json. */
+  readonly logFormat?: LogFormat;
 }
 
 /** The composition root: the one place that knows adapters by name and puts the parts together. */
@@ -64,50 +55,75 @@ export class App implements HealthSource {
   readonly journal: Journal;
   readonly access: AccessControl;
   readonly #recording: Recording;
-  #config: Config;
-  #resolver: SecretResolver;
-  /** Of former configurations: sessions that began with them may still hold their leases. */
-  readonly #formerResolvers: SecretResolver[] = [];
+  readonly #serving: Serving<Config>;
+  /** The processes that serve the listeners; null where this one does. */
+  readonly #pool: WorkerPool | null;
+  /** Where the workers listen. */
+  #addresses: ReadonlySet<string> = new Set();
+  readonly #sessions: LiveSessions;
   readonly #log: Log;
   readonly #lag: EventLoopLag;
-  readonly #checking: NodeJS.Timeout;
   readonly #tunnels: TunnelServer;
   /** For tools that ask for TLS inside a tunnel; made when the first tunnel is used. */
   #tunnelTls: Promise<ChannelTls> | null = null;
   #http: HttpServer | null = null;
-  #doors: readonly Door[] = [];
-  #targets: ReadonlyMap<string, Target> = new Map();
 
   /** Use `App.start`. */
-  private constructor(config: Config, log: Log, metrics: Metrics, recording: Recording, recorder: Recorder) {
+  private constructor(config: Config, log: Log, metrics: Metrics, recording: Recording, parts: AppParts) {
     const { journal } = recording;
-    this.#config = config;
     this.#log = log;
     this.metrics = metrics;
     this.journal = journal;
     this.#recording = recording;
-    this.#resolver = makeResolver(config, log, metrics);
+    this.#serving = new Serving(config, log, metrics);
     this.access = new AccessControl(config, {
       audit: (event) => journal.audit(event),
       endConnections: (launch, refusal) => {
         this.#tunnels.launchEnded(launch, refusal.message);
-        return this.gateway.endLaunch(launch, refusal, 'launch_expired');
+        return this.#endLaunch(launch, refusal);
       },
-      secret: (reference) => this.#resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS)),
+      secret: (reference) => this.#secretText(reference),
       now: Date.now,
     });
+    const places = new CountedPlaces();
+    const count = workersOf(config);
     this.gateway = new Gateway({
       name: config.gateway.name,
-      recorder,
+      recorder: parts.recorder ?? journal,
       access: this.access.access,
       metrics,
       log,
       random: randomBytes,
       now: Date.now,
       askPeers:
-        config.gateway.peers.length === 0 ? null : (id, secret, host) => this.#askPeers({ id, secret, host }),
+        config.gateway.peers.length === 0 && count === 1
+          ? null
+          : (id, secret, host) => this.#askOthers({ id, secret, host }),
       endOnRecordingFailure: config.recording.on_failure === 'refuse',
+      places,
     });
+    this.#pool =
+      count === 1
+        ? null
+        : new WorkerPool({
+            count,
+            script: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
+            log,
+            logFormat: parts.logFormat ?? 'json',
+            access: this.access.access,
+            places,
+            target: (name) => this.#serving.targets.get(name) ?? null,
+            config: () => workerConfig(this.#serving.config),
+            recording,
+            cancel: async (cancel) => (await this.#cancelHere(cancel)) || this.#askPeers(cancel),
+            now: Date.now,
+          });
+    const own = new GatewaySessions(this.gateway, (statement, session) =>
+      recording.present(session, statement),
+    );
+    const pool = this.#pool;
+    this.#sessions = pool === null ? own : new JoinedSessions(() => [own, ...pool.workers]);
+    recording.onSpool((full) => pool?.spoolFull(full));
     this.#tunnels = new TunnelServer({
       gateway: config.gateway.name,
       principal: (token) => this.access.logins.principal(token),
@@ -122,8 +138,6 @@ export class App implements HealthSource {
       now: Date.now,
     });
     this.#lag = new EventLoopLag(metrics.eventLoopLagSeconds);
-    this.#checking = setInterval(() => void this.#checkProviders(), PROVIDER_CHECK_MS);
-    this.#checking.unref();
   }
 
   /** Opens the journal, then the listeners, then HTTP. Rejects with the error of the first that fails, all else closed. */
@@ -131,16 +145,16 @@ export class App implements HealthSource {
     const { config } = loaded;
     const metrics = new Metrics();
     const recording = await Recording.start(config, metrics, log);
-    const app = new App(config, log, metrics, recording, parts.recorder ?? recording.journal);
+    const app = new App(config, log, metrics, recording, parts);
     try {
-      await app.#resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
-      app.#doors = await app.#makeDoors();
-      await app.gateway.apply(app.#doors);
+      await app.#serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
+      await app.#serving.open();
+      await app.#listen(true);
       app.#http = await startHttp({
         listen: config.http.listen,
         tls: config.http.tls ?? null,
         health: app,
-        metrics: metrics.registry,
+        metrics: { contentType: metrics.registry.contentType, text: () => app.#metricsText() },
         cancelForPeer:
           config.gateway.peer_secret === undefined
             ? null
@@ -166,11 +180,16 @@ export class App implements HealthSource {
 
   /** Every resource as it is served now. */
   get targets(): ReadonlyMap<string, Target> {
-    return this.#targets;
+    return this.#serving.targets;
   }
 
   get doors(): readonly Door[] {
-    return this.#doors;
+    return this.#serving.doors;
+  }
+
+  /** Connections of all processes. */
+  get connections(): number {
+    return this.gateway.connections.size + (this.#pool?.sessions ?? 0);
   }
 
   /**
@@ -180,137 +199,91 @@ export class App implements HealthSource {
    */
   async reload(loaded: LoadedConfig): Promise<void> {
     const { config } = loaded;
-    for (const [name, former, wanted] of [
-      ['gateway', this.#config.gateway, config.gateway],
-      ['http', this.#config.http, config.http],
-      ['recording', this.#config.recording, config.recording],
-    ] as const) {
-      if (JSON.stringify(former) !== JSON.stringify(wanted))
+    const former = this.#serving.config;
+    for (const name of ['gateway', 'http', 'recording'] as const) {
+      if (JSON.stringify(former[name]) !== JSON.stringify(config[name]))
         this.#log.warn({ section: name }, 'changes of this section need a restart');
     }
-    const former = { config: this.#config, resolver: this.#resolver };
-    const keepsProviders = JSON.stringify(former.config.secrets) === JSON.stringify(config.secrets);
-    this.#config = config;
-    if (!keepsProviders) this.#resolver = makeResolver(config, this.#log, this.metrics);
-    try {
-      const doors = await this.#makeDoors();
-      this.access.reload(config);
-      this.#doors = doors;
-      await this.gateway.apply(doors);
-    } catch (error) {
-      this.#config = former.config;
-      if (!keepsProviders) {
-        void this.#resolver.close();
-        this.#resolver = former.resolver;
-      }
-      throw error;
-    }
-    if (!keepsProviders) this.#formerResolvers.push(former.resolver);
+    await this.#serving.replace(config, () => {
+      this.access.reload(this.#serving.config);
+      return this.#listen(false);
+    });
     this.#recording.reload(config);
-    this.#audit('configuration_reloaded', 'SIGHUP', changedSections(former.config, config));
+    this.#audit('configuration_reloaded', 'SIGHUP', changedSections(former, config));
   }
 
   /** Drains for `graceMs`, then closes everything, the journal last. */
   async stop(graceMs: number): Promise<void> {
     this.#tunnels.drain();
-    await this.gateway.drain(graceMs);
+    await Promise.all([this.gateway.drain(graceMs), this.#pool?.stop(graceMs)]);
     await this.#tunnels.close();
-    clearInterval(this.#checking);
     this.#lag.stop();
     this.access.close();
     await this.#http?.close();
-    for (const resolver of [this.#resolver, ...this.#formerResolvers]) await resolver.close();
+    await this.#serving.close();
     this.#audit('gateway_stopped');
     await this.#recording.close(SEALING_MS_MAX);
   }
 
   health(): Health {
+    const pool = this.#pool?.health() ?? null;
+    const journal = this.journal.failed?.message ?? pool?.journal ?? null;
     const parts: HealthPart[] = [
       {
         name: 'listeners',
-        ready: this.gateway.listening,
+        ready: this.gateway.listening && (pool?.listening ?? true),
         detail: this.gateway.draining ? 'the gateway is shutting down' : null,
       },
-      { name: 'journal', ready: this.journal.failed === null, detail: this.journal.failed?.message ?? null },
+      { name: 'journal', ready: journal === null, detail: journal },
       // A store that is away is a warning: recordings wait on disk.
       { name: 'recordings', ready: true, detail: this.#recording.warning },
     ];
-    for (const { provider, state, error } of this.#resolver.health())
-      parts.push({ name: `secrets.${provider}`, ready: state !== 'down', detail: error });
+    if (pool !== null) {
+      const { troubles } = pool;
+      parts.push({ name: 'workers', ready: troubles.length === 0, detail: troubles.join('; ') || null });
+    }
+    for (const { provider, state, error } of this.#serving.resolver.health()) {
+      const down = pool?.providers.find((theirs) => theirs.provider === provider && theirs.state === 'down');
+      parts.push({
+        name: `secrets.${provider}`,
+        ready: state !== 'down' && down === undefined,
+        detail: error ?? down?.error ?? null,
+      });
+    }
     return { parts };
   }
 
-  async #makeDoors(): Promise<Door[]> {
-    const config = this.#config;
-    const targets = new Map<string, Target>();
-    for (const [name, resource] of Object.entries(config.resources)) {
-      const listeners = config.listeners.filter((listener) => resourcesOf(listener).includes(name));
-      const parts = {
-        engine: await loadEngine(ENGINE_OF_TYPE[resource.type]),
-        resolver: this.#resolver,
-        recording: config.recording,
-        publicKey: await publicKeyOf(resource),
-        isLocal: listeners.every((listener) => isLoopback(listener.listen)),
-      };
-      targets.set(name, await makeTarget(name, resource, parts));
-    }
-    this.#targets = targets;
-    const doors = await Promise.all(config.listeners.map((listener) => this.#makeDoor(listener, targets)));
-    this.#measure(doors);
-    return doors;
+  /** Makes the listeners be those of the configuration: of this process, or of its workers. */
+  async #listen(isStart: boolean): Promise<void> {
+    measureDoors(this.metrics, this.#serving.config, this.#serving);
+    const pool = this.#pool;
+    if (pool === null) return this.gateway.apply(this.doors);
+    const former = this.#addresses;
+    this.#addresses = new Set(
+      this.doors.flatMap(({ listen }) => (listen === null ? [] : [listenKey(listen)])),
+    );
+    // Before a worker listens there: this process holds what all of them share.
+    for (const { listen } of this.doors)
+      if (listen?.kind === 'unix' && !former.has(listenKey(listen))) await clearStaleSocket(listen.path);
+    return isStart ? pool.start() : pool.reload(workerConfig(this.#serving.config));
   }
 
-  async #makeDoor(listener: ListenerConfig, targets: ReadonlyMap<string, Target>): Promise<Door> {
-    const behind = resourcesOf(listener).map((name) => targets.get(name)!);
-    const { engine } = behind[0]!;
-    return {
-      listen: listener.listen,
-      engine,
-      targets: behind,
-      clientAuth: listener.client_auth,
-      principal: listener.principal,
-      ...(listener.client_auth === 'mtls' ? { certificate: listener.certificate } : {}),
-      launch: null,
-      tls: await this.#tlsOf(listener, engine.name),
-      cancelSource: listener.cancel_source,
-    };
+  #endLaunch(launch: string, refusal: Refusal): number {
+    const reason = 'launch_expired';
+    return (
+      this.gateway.endLaunch(launch, refusal, reason) + (this.#pool?.endLaunch(launch, refusal, reason) ?? 0)
+    );
   }
 
-  /** Gauges that only the configuration changes, and counters for all that it names. */
-  #measure(doors: readonly Door[]): void {
-    const { sessionsLimit, certificateExpirySeconds, opaqueTotal, refusalsTotal, secretFetchFailuresTotal } =
-      this.metrics;
-    sessionsLimit.reset();
-    certificateExpirySeconds.reset();
-    for (const [resource, { limits, engine }] of this.#targets) {
-      sessionsLimit.set({ resource }, limits.maxConnections);
-      // A counter that begins at its first event has not increased, as Prometheus sees it.
-      for (const counter of [opaqueTotal, refusalsTotal]) counter.inc({ resource, engine: engine.name }, 0);
-    }
-    for (const provider of Object.keys(this.#config.secrets)) secretFetchFailuresTotal.inc({ provider }, 0);
-    for (const { listen, tls } of doors) {
-      if (listen === null || !tls.certificate) continue;
-      const { validToDate } = new X509Certificate(tls.certificate);
-      certificateExpirySeconds.set(
-        { certificate: `listener ${listenKey(listen)}` },
-        validToDate.getTime() / 1000,
-      );
-    }
-  }
-
-  /**
-   * Drivers of SQL Server insist on TLS, and those of MariaDB do when they have a password to send: without a certificate
-   * of its own, a listener gets this machine's.
-   */
-  async #tlsOf(listener: ListenerConfig, engine: EngineName): Promise<ChannelTls> {
-    const insists = engine === 'tds' || (engine === 'mysql' && listener.client_auth === 'token');
-    if (listener.tls !== undefined || !insists) return listenerTls(listener.tls);
-    return listenerTls({ mode: 'prefer', ...(await localCertificate(this.#config.gateway.data_dir)) });
+  async #metricsText(): Promise<string> {
+    const { registry } = this.metrics;
+    return this.#pool === null ? registry.metrics() : this.#pool.metrics(await registry.getMetricsAsJSON());
   }
 
   #tunnelResource(name: string): TunnelResource | null {
-    if (!Object.hasOwn(this.#config.resources, name)) return null;
-    const { type, database, launch_credentials } = this.#config.resources[name]!;
+    const { resources } = this.#serving.config;
+    if (!Object.hasOwn(resources, name)) return null;
+    const { type, database, launch_credentials } = resources[name]!;
     return {
       type,
       engine: ENGINE_OF_TYPE[type],
@@ -321,12 +294,12 @@ export class App implements HealthSource {
 
   /** A connection that came through a tunnel is one that came to a door of its own, behind which is just its resource. */
   async #serveTunnel(launch: StoredLaunch, stream: Duplex, remote: Address): Promise<void> {
-    const target = this.#targets.get(launch.resource);
+    const target = this.targets.get(launch.resource);
     if (target === undefined) {
       stream.destroy();
       return;
     }
-    this.#tunnelTls ??= localCertificate(this.#config.gateway.data_dir).then((files) =>
+    this.#tunnelTls ??= localCertificate(this.#serving.config.gateway.data_dir).then((files) =>
       listenerTls({ mode: 'prefer', ...files }),
     );
     try {
@@ -348,8 +321,14 @@ export class App implements HealthSource {
     }
   }
 
+  /** Whether a session of another process or gateway was told to cancel. */
+  async #askOthers(cancel: PeerCancel): Promise<boolean> {
+    return ((await this.#pool?.cancel(cancel)) ?? false) || this.#askPeers(cancel);
+  }
+
   async #askPeers(cancel: PeerCancel): Promise<boolean> {
-    const { peers, peer_ca } = this.#config.gateway;
+    const { peers, peer_ca } = this.#serving.config.gateway;
+    if (peers.length === 0) return false;
     const ca = peer_ca === undefined ? null : await readFile(peer_ca);
     return new Peers(peers, await this.#peerSeal(), ca, this.#log).cancel(cancel);
   }
@@ -357,39 +336,37 @@ export class App implements HealthSource {
   async #cancelForPeer(body: string, signature: string | undefined): Promise<boolean | null> {
     const cancel = (await this.#peerSeal()).open(body, signature);
     if (cancel === null) return null;
-    // Asked by a peer, we ask no further: one hop is all there is.
-    return (await this.gateway.cancels.cancel(cancel.id, cancel.secret, cancel.host)) === 'sent';
+    // Asked by a peer, we ask no other gateway: one hop is all there is.
+    return anyOf([this.#cancelHere(cancel), ...(this.#pool === null ? [] : [this.#pool.cancel(cancel)])]);
+  }
+
+  async #cancelHere({ id, secret, host }: PeerCancel): Promise<boolean> {
+    return (await this.gateway.cancels.asked(id, secret, host)) === 'sent';
   }
 
   /** The secret is fetched each time: cancels are rare, and it may be rotated. */
   async #peerSeal(): Promise<PeerSeal> {
-    const reference = this.#config.gateway.peer_secret ?? '';
-    return new PeerSeal(
-      await this.#resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS)),
-      Date.now,
-    );
+    const reference = this.#serving.config.gateway.peer_secret ?? '';
+    return new PeerSeal(await this.#secretText(reference), Date.now);
+  }
+
+  #secretText(reference: string): Promise<string> {
+    return this.#serving.resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS));
   }
 
   #addRoutes(server: FastifyInstance): Promise<void> {
     return addApi(server, {
-      gateway: this.gateway,
+      sessions: this.#sessions,
       access: this.access,
       audit: (event) => this.journal.audit(event),
-      present: (statement, session) => this.#recording.present(session, statement),
       signingKeys: () =>
         Object.fromEntries(
-          [...knownSigningKeys(this.#config.gateway.data_dir)].map(([id, key]) => [
+          [...knownSigningKeys(this.#serving.config.gateway.data_dir)].map(([id, key]) => [
             id,
             key.export({ type: 'spki', format: 'pem' }).toString(),
           ]),
         ),
     });
-  }
-
-  async #checkProviders(): Promise<void> {
-    const down = this.#resolver.health().filter(({ state }) => state === 'down');
-    const signal = AbortSignal.timeout(PROVIDER_CHECK_MS);
-    await Promise.all(down.map(({ provider }) => this.#resolver.check(provider, signal).catch(() => {})));
   }
 
   /** A configuration that could not be used is on record too: somebody tried to change it. */
@@ -422,7 +399,7 @@ function changedSections(former: Config, config: Config): string[] {
   );
 }
 
-export async function publicKeyOf(resource: ResourceConfig): Promise<string | null> {
-  if (!('server_public_key' in resource) || resource.server_public_key === undefined) return null;
-  return readFile(resource.server_public_key, 'utf8');
+/** How many processes serve the listeners: 1 where this one does. */
+function workersOf({ gateway: { workers } }: Config): number {
+  return workers === 'auto' ? availableParallelism() : workers;
 }

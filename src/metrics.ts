@@ -1,9 +1,23 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { AggregatorRegistry, Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 
 const PHASE_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const WRITE_BUCKETS = [
   0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1,
 ];
+
+/** The metrics of one process as values that a channel between processes can carry. */
+export type MetricsSnapshot = Awaited<ReturnType<Registry['getMetricsAsJSON']>>;
+
+/** Those of several processes as one: counted together, or the highest where a sum would mean nothing. */
+export function mergedMetrics(snapshots: readonly MetricsSnapshot[]): Registry {
+  return AggregatorRegistry.aggregate([...snapshots]);
+}
+
+/** What of the metrics of a process stays when it is gone: what it counted. */
+export function countedMetrics(snapshot: MetricsSnapshot): MetricsSnapshot {
+  // The types of prom-client say that a metric's type is a number; it is its name.
+  return snapshot.filter(({ type }) => String(type) !== 'gauge');
+}
 
 /**
  * Every metric there is. Labels are `resource` and `engine` and closed sets of reasons: never a user, a database or a
@@ -22,12 +36,14 @@ export class Metrics {
     name: 'sallyport_sessions_limit',
     help: 'Sessions that may be open at once, by `limits.max_connections`.',
     labelNames: ['resource'],
+    aggregator: 'max',
     registers: [this.registry],
   });
   readonly certificateExpirySeconds = new Gauge({
     name: 'sallyport_certificate_expiry_seconds',
     help: 'When the certificate that a listener shows expires, in seconds since the epoch.',
     labelNames: ['certificate'],
+    aggregator: 'max',
     registers: [this.registry],
   });
   readonly sessionsTotal = new Counter({
@@ -88,6 +104,7 @@ export class Metrics {
   readonly journalLagSeconds = new Gauge({
     name: 'sallyport_journal_lag_seconds',
     help: 'Age of the oldest event that is not yet as durable as is configured.',
+    aggregator: 'max',
     registers: [this.registry],
   });
   readonly journalWriteSeconds = new Histogram({
@@ -152,6 +169,7 @@ export class Metrics {
   readonly eventLoopLagSeconds = new Gauge({
     name: 'sallyport_event_loop_lag_seconds',
     help: 'How late timers of the event loop ran, 99th percentile of the last seconds.',
+    aggregator: 'max',
     registers: [this.registry],
   });
 

@@ -34,6 +34,12 @@ export function makeResolver(
   return resolver;
 }
 
+/** Asks those providers again that were down, so that readiness comes back by itself. Never rejects. */
+export async function checkDown(resolver: SecretResolver, signal: AbortSignal): Promise<void> {
+  const down = resolver.health().filter(({ state }) => state === 'down');
+  await Promise.all(down.map(({ provider }) => resolver.check(provider, signal).catch(() => {})));
+}
+
 function makeProvider(
   name: string,
   config: ProviderConfig,

@@ -56,6 +56,7 @@ describe('directions', () => {
     tunnel: ['lib', 'config', 'access'],
     gateway: ['lib', 'config', 'access', 'secrets', 'recording', 'tunnel', 'store'],
     http: ['lib', 'config', 'access', 'secrets', 'recording', 'tunnel', 'store', 'gateway'],
+    workers: ['lib', 'config', 'access', 'secrets', 'recording', 'gateway'],
     demo: ['lib', 'config'],
   };
 

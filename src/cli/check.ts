@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import type { Command } from 'commander';
-import { loadEngine, publicKeyOf } from '../app.ts';
 import { ConfigError, type ConfigFault, faultText } from '../config/faults.ts';
 import { type LoadedConfig, loadConfig } from '../config/load.ts';
 import { ENGINE_OF_TYPE } from '../config/resources.ts';
 import type { Config } from '../config/schema.ts';
+import { loadEngine, publicKeyOf } from '../doors.ts';
 import { makeTarget } from '../gateway/make-target.ts';
 import { type AddressProbe, type ProbeResult, probeTarget } from '../gateway/probe.ts';
 import { makeLog } from '../log.ts';

@@ -55,7 +55,7 @@ async function demo(options: { port: number; logLevel: string; logFormat: LogFor
   });
   const log = makeLog(options.logFormat, options.logLevel);
   const signalled = firstSignal();
-  const app = await App.start(loaded, log);
+  const app = await App.start(loaded, log, { logFormat: options.logFormat });
   console.log(welcome(port, httpPort));
   process.on('SIGHUP', () => {});
   try {

@@ -39,7 +39,7 @@ export function refuseLocally(socket: Socket, refusal: LocalRefusal, type: Resou
 }
 
 async function speak(socket: Socket, { message, hint }: LocalRefusal, type: ResourceType): Promise<void> {
-  const { loadEngine } = await import('../app.ts');
+  const { loadEngine } = await import('../doors.ts');
   const engine = await loadEngine(ENGINE_OF_TYPE[type]);
   const tls = type === 'sqlserver' ? await ownTls() : NO_TLS;
   const remote: Address = { host: socket.remoteAddress ?? 'local', port: socket.remotePort ?? 0 };

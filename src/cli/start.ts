@@ -45,7 +45,7 @@ async function start(options: StartOptions): Promise<void> {
   });
   let app: App;
   try {
-    app = await App.start(loaded, log);
+    app = await App.start(loaded, log, { logFormat: options.logFormat });
   } catch (error) {
     log.fatal({ error: (error as Error).message }, 'the gateway could not start');
     process.exitCode = ExitCode.startFailed;
@@ -70,7 +70,7 @@ export async function runUntilSignal(
   options: { signalled?: Promise<NodeJS.Signals>; after?: () => Promise<void> } = {},
 ): Promise<void> {
   const signal = await (options.signalled ?? firstSignal());
-  log.info({ signal, graceSeconds: graceMs / 1000, sessions: app.gateway.connections.size }, 'shutting down');
+  log.info({ signal, graceSeconds: graceMs / 1000, sessions: app.connections }, 'shutting down');
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.once(name, () => {
       log.warn('a second signal: ending at once');

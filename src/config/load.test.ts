@@ -45,6 +45,7 @@ describe('a valid file', () => {
       name: 'sallyport',
       data_dir: '/etc/sallyport/var/sallyport',
       shutdown_grace: 30_000,
+      workers: 1,
       peers: [],
     });
     expect(config.recording.store).toEqual({ type: 'directory', path: '/etc/sallyport/var/recordings' });

@@ -395,6 +395,12 @@ export const configSchema = z.strictObject({
         .default('sallyport')
         .describe('Name of this gateway in records and metrics.'),
       data_dir: z.string().default('./var/sallyport').describe('Where journal, keys and state are kept.'),
+      workers: z
+        .union([z.literal('auto'), z.int().min(1).max(64)])
+        .default(1)
+        .describe(
+          'Processes that serve the listeners. `1`: the gateway is one process. More: that many beside the one for HTTP, tunnels and recordings; `auto`: one for each core.',
+        ),
       shutdown_grace: duration
         .prefault('30s')
         .describe('How long running statements may go on after SIGTERM.'),

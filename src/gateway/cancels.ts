@@ -49,18 +49,28 @@ export class Cancels {
     else this.#keys.set(id, keys);
   }
 
-  /** Cancels what the session with this key runs. `host` is where the request came from. */
-  async cancel(id: number, secret: Buffer, host: string): Promise<CancelOutcome> {
+  /**
+   * Cancels what the session with this key runs, here or, where `elsewhere` finds it, there. `host` is where the request
+   * came from; its wrong keys are counted.
+   */
+  async cancel(
+    id: number,
+    secret: Buffer,
+    host: string,
+    elsewhere: (() => Promise<boolean>) | null = null,
+  ): Promise<CancelOutcome> {
     if (this.#isLimited(host)) return 'rate_limited';
+    const outcome = await this.asked(id, secret, host);
+    if (outcome === 'unknown_key' && elsewhere !== null && (await elsewhere())) return 'sent';
+    if (outcome !== 'sent') this.#countWrong(host);
+    return outcome;
+  }
+
+  /** The same for those who ask in a client's stead: the keys that are wrong here may be right elsewhere, and they count. */
+  async asked(id: number, secret: Buffer, host: string): Promise<CancelOutcome> {
     const key = this.#keys.get(id)?.find((one) => sameBytes(one.secret, secret));
-    if (key === undefined) {
-      this.#countWrong(host);
-      return 'unknown_key';
-    }
-    if (key.session.cancelSource === 'same-ip' && key.session.clientHost !== host) {
-      this.#countWrong(host);
-      return 'other_address';
-    }
+    if (key === undefined) return 'unknown_key';
+    if (key.session.cancelSource === 'same-ip' && key.session.clientHost !== host) return 'other_address';
     await key.session.interrupt();
     return 'sent';
   }

@@ -22,6 +22,7 @@ import type { Cancellable } from './cancels.ts';
 import { StreamChannel } from './channel.ts';
 import type { GatewayContext } from './gateway.ts';
 import { INTERRUPT_MS_MAX, KEEP_ALIVE_MS } from './limits.ts';
+import { noPlace } from './places.ts';
 import { Relay, type RelayEnd } from './relay.ts';
 import type { SessionSummary, SessionWatcher } from './summary.ts';
 import { type Door, onlyTarget, type Target } from './target.ts';
@@ -241,11 +242,7 @@ export class Connection implements Entry, Cancellable {
     if (this.#target === null) throw new Error(`a permit for ${name}, which is not behind this door`);
     this.#labels = { resource: name, engine: this.#labels.engine };
     this.#reserved = this.#context.reserve(this.#target);
-    if (!this.#reserved) {
-      throw new Refusal('session_limit', `too many sessions on ${name}`, {
-        hint: 'Close a connection, or ask for a higher limit.',
-      });
-    }
+    if (!this.#reserved) throw noPlace(name);
     return permit;
   }
 

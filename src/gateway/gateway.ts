@@ -12,6 +12,7 @@ import type { CloseReason, Recorder } from '../recording/recorder.ts';
 import { type CancelOutcome, Cancels } from './cancels.ts';
 import { Connection } from './connection.ts';
 import { HANDSHAKES_MAX, KEEP_ALIVE_MS, TICK_MS } from './limits.ts';
+import { CountedPlaces, type Places } from './places.ts';
 import { type Door, listenKey, onlyTarget, type Target } from './target.ts';
 
 /** What the gateway and its connections are given by the composition root. */
@@ -23,10 +24,14 @@ export interface GatewayPorts {
   readonly log: Log;
   readonly random: (length: number) => Buffer;
   readonly now: () => number;
-  /** Asks the other gateways of this address whether a cancel key is theirs. */
+  /** Asks the other processes and gateways of this address whether a cancel key is theirs. */
   readonly askPeers: ((id: number, secret: Buffer, host: string) => Promise<boolean>) | null;
   /** End running sessions when the journal fails (`recording.on_failure: refuse`). */
   readonly endOnRecordingFailure: boolean;
+  /** Default: this process's own. */
+  readonly places?: Places;
+  /** Another process holds the listening sockets, and looks after their files. */
+  readonly sharesListeners?: boolean;
 }
 
 /** What a connection sees of its gateway. */
@@ -59,8 +64,8 @@ export class Gateway implements GatewayContext {
   readonly cancels: Cancels;
   readonly #listeners = new Map<string, Listener>();
   readonly #connections = new Set<Connection>();
-  /** Sessions and those about to be, by resource name: a reload keeps the count. */
-  readonly #reserved = new Map<string, number>();
+  readonly #places: Places;
+  readonly #sharesListeners: boolean;
   readonly #ticker: NodeJS.Timeout;
   #draining = false;
   #emptied: (() => void) | null = null;
@@ -75,6 +80,8 @@ export class Gateway implements GatewayContext {
     this.now = ports.now;
     this.askPeers = ports.askPeers;
     this.endOnRecordingFailure = ports.endOnRecordingFailure;
+    this.#places = ports.places ?? new CountedPlaces();
+    this.#sharesListeners = ports.sharesListeners ?? false;
     this.cancels = new Cancels(ports.random, ports.now);
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     this.#ticker.unref();
@@ -202,26 +209,21 @@ export class Gateway implements GatewayContext {
   // GatewayContext
 
   reserve(target: Target): boolean {
-    const name = target.resource.name;
-    const taken = this.#reserved.get(name) ?? 0;
-    if (taken >= target.limits.maxConnections) return false;
-    this.#reserved.set(name, taken + 1);
-    return true;
+    return this.#places.take(target.resource.name, target.limits.maxConnections);
   }
 
   release(target: Target): void {
-    const name = target.resource.name;
-    this.#reserved.set(name, Math.max(0, (this.#reserved.get(name) ?? 0) - 1));
+    this.#places.free(target.resource.name);
   }
 
   async cancel(id: number, secret: Buffer, host: string): Promise<CancelOutcome> {
-    const outcome = await this.cancels.cancel(id, secret, host);
-    if (outcome !== 'unknown_key' || this.askPeers === null) return outcome;
-    return (await this.askPeers(id, secret, host)) ? 'sent' : 'unknown_key';
+    const { askPeers } = this;
+    const elsewhere = askPeers === null ? null : () => askPeers(id, secret, host);
+    return this.cancels.cancel(id, secret, host, elsewhere);
   }
 
   async #listen(key: string, door: Door, listen: ListenAddress): Promise<void> {
-    if (listen.kind === 'unix') await clearStaleSocket(listen.path);
+    if (listen.kind === 'unix' && !this.#sharesListeners) await clearStaleSocket(listen.path);
     const server = createServer({
       allowHalfOpen: true,
       noDelay: true,
@@ -305,7 +307,7 @@ export class ListenError extends Error {
 }
 
 /** Removes a socket file that nobody listens on any more; a live one is left for `listen` to fail on. */
-async function clearStaleSocket(path: string): Promise<void> {
+export async function clearStaleSocket(path: string): Promise<void> {
   if (!existsSync(path) || !lstatSync(path).isSocket()) return;
   const alive = await new Promise<boolean>((resolve) => {
     const probe = connect({ path });

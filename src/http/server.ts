@@ -2,7 +2,6 @@ import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { type FastifyInstance, fastify } from 'fastify';
-import type { Registry } from 'prom-client';
 import type { ListenAddress } from '../config/values.ts';
 import { PEER_CANCEL_PATH } from '../gateway/peers.ts';
 import type { HealthSource } from './health.ts';
@@ -17,7 +16,7 @@ export interface HttpPorts {
   /** Files of certificate and key (PEM); null: plain HTTP. */
   readonly tls: { readonly cert: string; readonly key: string } | null;
   readonly health: HealthSource;
-  readonly metrics: Registry;
+  readonly metrics: { readonly contentType: string; text(): Promise<string> };
   /** Cancels for another gateway, if it is one: null for what is not signed as peers sign. Null: there are no peers. */
   readonly cancelForPeer: ((body: string, signature: string | undefined) => Promise<boolean | null>) | null;
   /** Adds the routes of the API, where there is one. */
@@ -63,7 +62,7 @@ export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
   });
   server.get('/metrics', async (_request, reply) => {
     reply.header('content-type', ports.metrics.contentType);
-    return ports.metrics.metrics();
+    return ports.metrics.text();
   });
   const { cancelForPeer } = ports;
   if (cancelForPeer !== null) {

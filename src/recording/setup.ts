@@ -3,8 +3,8 @@ import type { Statement } from '../../protocols/statement.ts';
 import type { Config } from '../config/schema.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
-import { type Journal, openJournal } from './journal.ts';
-import { identitiesIn, loadRecordingKeys } from './keys.ts';
+import { type Boot, type Journal, newBoot, openJournal } from './journal.ts';
+import { identitiesIn, loadRecordingKeys, type RecordingKeys } from './keys.ts';
 import { presentStatement } from './live.ts';
 import { type MaskedSession, maskingOf, StatementMasker } from './masking.ts';
 import type { PipelineStatus } from './pipeline.ts';
@@ -14,61 +14,102 @@ import { Sealing } from './sealing.ts';
 
 const MIB = 1024 * 1024;
 
-/** The recording side of one gateway: its journal, what masks it, and the thread that makes recordings of it. */
-export class Recording {
+/** What of the configuration a process needs that records. */
+export type RecordedConfig = Pick<Config, 'gateway' | 'recording' | 'resources'>;
+
+/** What one process records: its journal, and what masks it. */
+export class ProcessRecording {
   readonly journal: Journal;
   readonly #masker: StatementMasker;
   /** Names of resources whose raw frames are recorded. */
   readonly #rawFrames: Set<string>;
-  readonly #sealing: Sealing;
-  readonly #log: Log;
-  readonly #spoolBytesMax: number;
 
-  /** Rejects with a `RecordingError` when the journal cannot be opened or a key cannot be read. */
-  static async start(config: Config, metrics: Metrics, log: Log): Promise<Recording> {
+  /**
+   * Opens the journal: under `boot`, for a process that works for another, else under a boot of its own. Rejects with a
+   * `RecordingError` when that cannot be.
+   */
+  static async open(
+    config: RecordedConfig,
+    recipients: readonly string[],
+    boot: Boot | null,
+    metrics: Metrics,
+    log: Log,
+  ): Promise<ProcessRecording> {
     const { recording } = config;
-    const dataDir = config.gateway.data_dir;
-    const keys = await loadRecordingKeys(dataDir, recording.recipients);
-    const identities = [...keys.identities, ...recoveryIdentities(recording.recovery_identity)];
     const rawFrames = rawFramesOf(config);
     const masker = new StatementMasker(maskingOf(config.resources));
     const journal = await openJournal({
-      dataDir,
+      dataDir: config.gateway.data_dir,
       gateway: config.gateway.name,
-      keys,
+      keys: { recipients, identities: [] },
       durability: recording.durability,
       onFailure: recording.on_failure,
       masker,
       rawFrames: (resource) => rawFrames.has(resource),
       metrics,
       log,
+      ...(boot === null ? {} : { boot }),
     });
-    return new Recording(
-      config,
-      { journal, masker, rawFrames, identities, recipients: keys.recipients },
-      metrics,
-      log,
-    );
+    return new ProcessRecording(journal, masker, rawFrames);
+  }
+
+  private constructor(journal: Journal, masker: StatementMasker, rawFrames: Set<string>) {
+    this.journal = journal;
+    this.#masker = masker;
+    this.#rawFrames = rawFrames;
+  }
+
+  /** A statement as it may be shown to those who follow its session live. */
+  present(session: MaskedSession, statement: Statement): Record<string, unknown> {
+    return presentStatement(this.#masker, session, statement);
+  }
+
+  /** Too many recordings wait for their store, or no longer: as if the journal failed, and worked again. */
+  spoolFull(full: boolean): void {
+    if (full) this.journal.block(new RecordingError('too many recordings wait on disk for their store'));
+    else this.journal.unblock();
+  }
+
+  /** What resources say of their recordings, from now on. All else of `recording` needs a restart. */
+  reload(config: RecordedConfig): void {
+    this.#masker.replace(maskingOf(config.resources));
+    this.#rawFrames.clear();
+    for (const resource of rawFramesOf(config)) this.#rawFrames.add(resource);
+  }
+}
+
+/** The recording side of one gateway: the journal of this process, and the thread that makes recordings of all journals. */
+export class Recording {
+  readonly #own: ProcessRecording;
+  readonly #sealing: Sealing;
+  readonly #log: Log;
+  readonly #recipients: readonly string[];
+  readonly #spoolBytesMax: number;
+  #spoolFull = false;
+  #onSpool: (full: boolean) => void = () => {};
+
+  /** Rejects with a `RecordingError` when the journal cannot be opened or a key cannot be read. */
+  static async start(config: Config, metrics: Metrics, log: Log): Promise<Recording> {
+    const { recording } = config;
+    const keys = await loadRecordingKeys(config.gateway.data_dir, recording.recipients);
+    const identities = [...keys.identities, ...recoveryIdentities(recording.recovery_identity)];
+    const own = await ProcessRecording.open(config, keys.recipients, null, metrics, log);
+    return new Recording(config, own, { recipients: keys.recipients, identities }, metrics, log);
   }
 
   private constructor(
     config: Config,
-    parts: {
-      readonly journal: Journal;
-      readonly masker: StatementMasker;
-      readonly rawFrames: Set<string>;
-      readonly identities: readonly string[];
-      readonly recipients: readonly string[];
-    },
+    own: ProcessRecording,
+    keys: RecordingKeys,
     metrics: Metrics,
     log: Log,
   ) {
     const { recording } = config;
-    const { journal, masker, identities, recipients } = parts;
-    this.journal = journal;
-    this.#masker = masker;
-    this.#rawFrames = parts.rawFrames;
+    const { journal } = own;
+    const { recipients, identities } = keys;
+    this.#own = own;
     this.#log = log;
+    this.#recipients = recipients;
     this.#spoolBytesMax = recording.spool_limit_mib * MIB;
     const options = {
       dataDir: config.gateway.data_dir,
@@ -96,6 +137,37 @@ export class Recording {
     );
   }
 
+  get journal(): Journal {
+    return this.#own.journal;
+  }
+
+  /** What session keys are wrapped to. */
+  get recipients(): readonly string[] {
+    return this.#recipients;
+  }
+
+  /** Too many recordings wait for their store. */
+  get spoolFull(): boolean {
+    return this.#spoolFull;
+  }
+
+  /** Tells of `spoolFull` whenever it changes. */
+  onSpool(listener: (full: boolean) => void): void {
+    this.#onSpool = listener;
+  }
+
+  /** A boot for another process that is about to begin: its journal is sealed here. */
+  async begin(): Promise<Boot> {
+    const boot = await newBoot(this.#recipients, Date.now());
+    this.#sealing.begin({ boot: boot.id, bootKey: boot.key });
+    return boot;
+  }
+
+  /** The process with this boot is gone: its open sessions are marked as interrupted. */
+  end(boot: string): void {
+    this.#sealing.end(boot);
+  }
+
   get status(): PipelineStatus {
     return this.#sealing.status;
   }
@@ -109,15 +181,13 @@ export class Recording {
 
   /** A statement as it may be shown to those who follow its session live. */
   present(session: MaskedSession, statement: Statement): Record<string, unknown> {
-    return presentStatement(this.#masker, session, statement);
+    return this.#own.present(session, statement);
   }
 
   /** What resources say of their recordings, from now on. All else of `recording` needs a restart. */
   reload(config: Config): void {
-    this.#masker.replace(maskingOf(config.resources));
+    this.#own.reload(config);
     this.#sealing.retain(retentionOf(config));
-    this.#rawFrames.clear();
-    for (const resource of rawFramesOf(config)) this.#rawFrames.add(resource);
   }
 
   /** Closes the journal and seals what there is, for at most `deadlineMs`; the next start finishes the rest. */
@@ -128,18 +198,17 @@ export class Recording {
 
   #watchSpool({ spoolBytes }: PipelineStatus): void {
     const full = spoolBytes > this.#spoolBytesMax;
-    if (full === (this.journal.blocked !== null)) return;
-    if (!full) {
-      this.#log.info({ spoolBytes }, 'recordings reach their store again');
-      this.journal.unblock();
-      return;
-    }
-    this.#log.error({ spoolBytes, limit: this.#spoolBytesMax }, 'too many recordings wait for their store');
-    this.journal.block(new RecordingError('too many recordings wait on disk for their store'));
+    if (full === this.#spoolFull) return;
+    this.#spoolFull = full;
+    if (!full) this.#log.info({ spoolBytes }, 'recordings reach their store again');
+    else
+      this.#log.error({ spoolBytes, limit: this.#spoolBytesMax }, 'too many recordings wait for their store');
+    this.#own.spoolFull(full);
+    this.#onSpool(full);
   }
 }
 
-function rawFramesOf(config: Config): Set<string> {
+function rawFramesOf(config: RecordedConfig): Set<string> {
   const resources = Object.entries(config.resources);
   return new Set(resources.filter(([, { recording }]) => recording.raw_frames).map(([name]) => name));
 }

@@ -2,7 +2,6 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { Refusal } from '../../../protocols/error.ts';
-import type { Connection } from '../../gateway/connection.ts';
 import type { SessionSummary } from '../../gateway/summary.ts';
 import type { ApiPorts } from '../api-ports.ts';
 import { addressOf, bearerToken, caller } from '../authentication.ts';
@@ -20,20 +19,16 @@ const STREAM_PING_MS = 15_000;
 /** Open sessions: list them, follow one, end one. */
 export function addSessions(plain: FastifyInstance, ports: ApiPorts): void {
   const server = plain.withTypeProvider<ZodTypeProvider>();
-  const { gateway } = ports;
+  const { sessions } = ports;
   const { logins } = ports.access;
   const id = z.object({ id: z.string().max(64) });
   let streams = 0;
   /** The session, if the caller may see it: its own, or any for reviewers. */
-  const visible = (
-    request: FastifyRequest,
-    session: string,
-  ): { connection: Connection; summary: SessionSummary } | null => {
-    const connection = gateway.session(session);
-    const summary = connection?.summary ?? null;
+  const visible = async (request: FastifyRequest, session: string): Promise<SessionSummary | null> => {
+    const summary = await sessions.one(session);
     const asker = caller(request);
-    if (connection === null || summary === null) return null;
-    return summary.principal === asker.name || logins.isReviewer(asker) ? { connection, summary } : null;
+    if (summary === null) return null;
+    return summary.principal === asker.name || logins.isReviewer(asker) ? summary : null;
   };
   const missing = (): ApiError => new ApiError(404, 'not_found', 'there is no such open session');
 
@@ -48,10 +43,9 @@ export function addSessions(plain: FastifyInstance, ports: ApiPorts): void {
     async (request) => {
       const asker = caller(request);
       const all = logins.isReviewer(asker);
-      return [...gateway.connections]
-        .map((connection) => connection.summary)
-        .filter((summary) => summary !== null && (all || summary.principal === asker.name))
-        .map((summary) => sessionView(summary!));
+      return (await sessions.all())
+        .filter((summary) => all || summary.principal === asker.name)
+        .map((summary) => sessionView(summary));
     },
   );
   server.get(
@@ -64,9 +58,9 @@ export function addSessions(plain: FastifyInstance, ports: ApiPorts): void {
       },
     },
     async (request) => {
-      const found = visible(request, request.params.id);
+      const found = await visible(request, request.params.id);
       if (found === null) throw missing();
-      return sessionView(found.summary);
+      return sessionView(found);
     },
   );
   server.delete(
@@ -80,21 +74,21 @@ export function addSessions(plain: FastifyInstance, ports: ApiPorts): void {
       },
     },
     async (request, reply) => {
-      const found = visible(request, request.params.id);
+      const found = await visible(request, request.params.id);
       const asker = caller(request);
       if (found === null) throw missing();
-      if (found.summary.principal !== asker.name && !logins.isAdmin(asker))
+      if (found.principal !== asker.name && !logins.isAdmin(asker))
         throw new Refusal('not_allowed', "only admins may end others' sessions");
       const { reason } = request.query;
       const message = `the session was ended by ${asker.name}${reason === undefined ? '' : `: ${reason}`}`;
-      gateway.kill(found.summary.session, new Refusal('killed', message), 'killed');
+      await sessions.kill(found.session, new Refusal('killed', message), 'killed');
       ports.audit({
         action: 'session_killed',
         principal: asker.name,
-        resource: found.summary.resource,
+        resource: found.resource,
         clientAddress: addressOf(request),
         reason: reason ?? null,
-        detail: { session: found.summary.session, of: found.summary.principal },
+        detail: { session: found.session, of: found.principal },
       });
       return reply.code(204).send(null);
     },
@@ -112,38 +106,50 @@ export function addSessions(plain: FastifyInstance, ports: ApiPorts): void {
       },
     },
     async (request, reply) => {
-      const found = visible(request, request.params.id);
+      const found = await visible(request, request.params.id);
       if (found === null) throw missing();
       if (streams >= STREAMS_MAX) throw new Refusal('rate_limited', 'too many event streams are open');
       streams += 1;
-      reply.hijack();
       const stream = reply.raw;
-      stream.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+      let unwatch: (() => void) | null = null;
+      stream.once('close', () => {
+        streams -= 1;
+        unwatch?.();
+      });
+      const begin = (): void => {
+        if (stream.headersSent) return;
+        reply.hijack();
+        stream.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+        send('session', sessionView(found));
+      };
       const send = (event: string, data: object): void => {
+        begin();
         stream.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
         if (stream.writableLength > STREAM_BYTES_MAX) stream.destroy();
       };
-      const unwatch = found.connection.watch({
-        began: (statement) => send('began', ports.present(statement, found.summary)),
-        ended: (statement) => send('ended', ports.present(statement, found.summary)),
+      unwatch = await sessions.watch(found.session, {
+        began: (shown) => send('began', shown),
+        ended: (shown) => send('ended', shown),
         closed: () => {
           send('closed', {});
           stream.end();
         },
       });
+      if (unwatch === null) throw missing();
+      // The caller may have gone meanwhile.
+      if (stream.destroyed) {
+        unwatch();
+        return reply.hijack();
+      }
+      begin();
       // The stream is older than its reader's rights may be.
-      const ping = setInterval(() => {
+      const ping = setInterval(async () => {
         const token = bearerToken(request.headers.authorization);
         request.principal = token === null ? null : logins.principal(token);
-        if (request.principal === null || visible(request, request.params.id) === null) stream.end();
+        if (request.principal === null || (await visible(request, request.params.id)) === null) stream.end();
         else stream.write(': \n\n');
       }, STREAM_PING_MS);
-      stream.on('close', () => {
-        streams -= 1;
-        clearInterval(ping);
-        unwatch();
-      });
-      send('session', sessionView(found.summary));
+      stream.once('close', () => clearInterval(ping));
       return reply;
     },
   );
