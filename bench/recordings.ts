@@ -6,17 +6,18 @@ import { parseArgs } from 'node:util';
 import { Statement } from '../protocols/statement.ts';
 import { newId } from '../src/lib/id.ts';
 import { Metrics } from '../src/metrics.ts';
+import { INDEX_FILE } from '../src/recording/index-store.ts';
 import { type Durability, type Journal, openJournal } from '../src/recording/journal.ts';
 import { knownSigningKeys, loadRecordingKeys, type RecordingKeys } from '../src/recording/keys.ts';
 import { Library } from '../src/recording/library.ts';
 import { StatementMasker } from '../src/recording/masking.ts';
-import { INDEX_FILE, Pipeline } from '../src/recording/pipeline.ts';
+import { Pipeline } from '../src/recording/pipeline.ts';
 import { readJournal } from '../src/recording/reader.ts';
 import type { SessionRecord, SessionStart } from '../src/recording/recorder.ts';
 import { framesOf } from '../src/recording/replay.ts';
 import { DirectoryStore } from '../src/recording/store/directory.ts';
 import { verifySession } from '../src/recording/verify.ts';
-import { SqliteRecordingIndex } from '../src/store/recording-index.ts';
+import { SqliteRecordingIndex } from '../src/store/recording-index-sqlite.ts';
 
 /**
  * `node bench/recordings.ts`: what recording costs a statement, what it takes on disk, and how long it takes to seal, list,
@@ -293,7 +294,7 @@ async function oneLongSession(count: number): Promise<void> {
       (rows, seconds) => `${(seconds * 1000).toFixed(0)} ms, ${rows.length} of them`,
     );
   }
-  index.close();
+  await index.close();
   world.remove();
 }
 
@@ -336,7 +337,7 @@ async function manySessions(count: number): Promise<void> {
     () => index.search({ limit: 50, text: 'customers', principal: 'person-7' }),
     (rows, seconds) => `${(seconds * 1000).toFixed(1)} ms, ${rows.length} statements`,
   );
-  index.close();
+  await index.close();
   const library = world.library();
   const keys = knownSigningKeys(join(world.root, 'data'));
   await timed(

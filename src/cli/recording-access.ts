@@ -2,10 +2,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { loadConfig } from '../config/load.ts';
+import { openIndex } from '../recording/index-store.ts';
 import { identitiesIn, LOCAL_KEY_FILE } from '../recording/keys.ts';
 import { Library } from '../recording/library.ts';
-import { INDEX_FILE, makeStore, STORE_FILE, type StoreOptions } from '../recording/pipeline.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { makeStore, STORE_FILE, type StoreOptions } from '../recording/pipeline.ts';
+import type { RecordingIndex } from '../store/recording-index.ts';
 import { dataDirectory } from './data-directory.ts';
 
 /** Options of every command that reads recordings. */
@@ -35,7 +36,7 @@ export interface Access {
   readonly library: Library;
   readonly identities: readonly string[];
   /** Null where there is none. */
-  index(options?: { write?: boolean }): SqliteRecordingIndex | null;
+  index(options?: { write?: boolean }): Promise<RecordingIndex | null>;
 }
 
 /** Rejects with an error that says what to give. */
@@ -49,12 +50,8 @@ export async function openAccess(options: AccessOptions): Promise<Access> {
     dataDir,
     identities,
     library: new Library({ store, dataDir, identities }),
-    index: (how) => {
-      const path = dataDir === null ? null : join(dataDir, INDEX_FILE);
-      return path === null || !existsSync(path)
-        ? null
-        : new SqliteRecordingIndex(path, { readOnly: how?.write !== true });
-    },
+    index: async (how) =>
+      dataDir === null ? null : openIndex({ type: 'sqlite' }, dataDir, null, how?.write !== true),
   };
 }
 

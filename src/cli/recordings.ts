@@ -10,6 +10,7 @@ import { Indexer } from '../recording/indexer.ts';
 import { type Events, joined } from '../recording/join.ts';
 import { knownSigningKeys, publicKeyId, rotateSigningKey } from '../recording/keys.ts';
 import { emptyReport, type PartFile, type ReadReport } from '../recording/library.ts';
+import { INDEX_BATCH_ROWS } from '../recording/limits.ts';
 import {
   bytesText,
   durationText,
@@ -23,13 +24,14 @@ import { loadPostgresParser } from '../recording/relations.ts';
 import { framesOf, Player } from '../recording/replay.ts';
 import { type Judgement, RISKS, type Risk, RiskJudge } from '../recording/risk.ts';
 import { type Verification, verifyEntries, verifySession } from '../recording/verify.ts';
-import {
-  type SessionFilter,
-  type SessionRow,
-  SqliteRecordingIndex,
-  type StatementFilter,
-  type StatementRow,
+import type {
+  RecordingIndex,
+  SessionFilter,
+  SessionRow,
+  StatementFilter,
+  StatementRow,
 } from '../store/recording-index.ts';
+import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import { ExitCode } from './exit-codes.ts';
 import { type Access, type AccessOptions, openAccess, withAccess } from './recording-access.ts';
 import { endWithReader, KeyReader } from './terminal-keys.ts';
@@ -130,8 +132,8 @@ interface SessionOptions extends AccessOptions {
 async function list(options: FilterOptions): Promise<void> {
   const access = await openAccess(options);
   const index = await indexOf(access);
-  const rows = index.sessions(filterOf(options));
-  index.close();
+  const rows = await index.sessions(filterOf(options));
+  await index.close();
   if (options.json === true) {
     for (const row of rows) print(JSON.stringify(sessionJson(row)));
     return;
@@ -200,9 +202,11 @@ async function search(words: string[], options: FilterOptions): Promise<void> {
     ...(options.rows === undefined ? {} : { rowsMin: numberOf(options.rows, '--rows') }),
     ...(options.duration === undefined ? {} : { durationMsMin: numberOf(options.duration, '--duration') }),
   };
-  const rows = index.search(filter);
-  const sessions = new Map(rows.map(({ session }) => [session, index.session(session)]));
-  index.close();
+  const rows = await index.search(filter);
+  const sessions = new Map<string, SessionRow | null>();
+  for (const { session } of rows)
+    if (!sessions.has(session)) sessions.set(session, await index.session(session));
+  await index.close();
   if (options.json === true) {
     for (const row of rows) print(JSON.stringify(statementJson(row, sessions.get(row.session) ?? null)));
     return;
@@ -353,10 +357,10 @@ async function hold(
 ): Promise<void> {
   const access = await openAccess(options);
   const id = await sessionId(access, session, options);
-  const index = access.index({ write: true });
+  const index = await access.index({ write: true });
   if (index === null) throw new Error('a hold is set in the data directory of the gateway');
-  const known = index.hold(id, options.release !== true, userInfo().username);
-  index.close();
+  const known = await index.hold(id, options.release !== true, userInfo().username);
+  await index.close();
   if (!known) throw new Error(`there is no session ${id} in the index`);
   print(options.release === true ? `${id} is no longer held` : `${id} is held`);
 }
@@ -364,8 +368,8 @@ async function hold(
 async function sizes(options: AccessOptions): Promise<void> {
   const access = await openAccess(options);
   const index = await indexOf(access);
-  const rows = index.sizes();
-  index.close();
+  const rows = await index.sizes();
+  await index.close();
   if (options.json === true) for (const row of rows) print(JSON.stringify(row));
   else
     print(
@@ -441,9 +445,10 @@ async function sessionId(
   if (given === undefined) {
     if (options.last !== true)
       throw new Error('name a session by its id (`sallyport recordings list`), or give --last');
-    const index = access.index();
-    const stored = index?.sessions({ limit: 1 })[0]?.id ?? (await access.library.latestStored());
-    index?.close();
+    const index = await access.index();
+    const [latest] = (await index?.sessions({ limit: 1 })) ?? [];
+    const stored = latest?.id ?? (await access.library.latestStored());
+    await index?.close();
     const last = [stored, ...(await access.library.liveSessions()).keys()]
       .filter((id) => id !== null)
       .sort()
@@ -467,13 +472,13 @@ async function sessionId(
 }
 
 /** The gateway's index; where there is none, one made now from what can be read. */
-async function indexOf(access: Access, needs: { statements?: boolean } = {}): Promise<SqliteRecordingIndex> {
-  const index = access.index();
+async function indexOf(access: Access, needs: { statements?: boolean } = {}): Promise<RecordingIndex> {
+  const index = await access.index();
   if (index !== null) {
     // An index of sessions alone does not find statements; who can open recordings can search them all the same.
-    const suffices = needs.statements !== true || index.search({ limit: 1 }).length > 0;
+    const suffices = needs.statements !== true || (await index.search({ limit: 1 })).length > 0;
     if (suffices || access.identities.length === 0) return index;
-    index.close();
+    await index.close();
   }
   const made = new SqliteRecordingIndex(':memory:');
   const indexer = new Indexer(made, true, await loadPostgresParser());
@@ -483,6 +488,7 @@ async function indexOf(access: Access, needs: { statements?: boolean } = {}): Pr
       for await (const event of access.library.events(session)) {
         if (event.type === 'session_started') ofGateway = false;
         indexer.hear(event, session);
+        if (indexer.waiting >= INDEX_BATCH_ROWS) await indexer.write();
       }
       if (ofGateway) continue;
       for (const { part, size } of parts) indexer.sealed({ session, part, bytes: size });
@@ -490,7 +496,7 @@ async function indexOf(access: Access, needs: { statements?: boolean } = {}): Pr
       process.stderr.write(`${(error as Error).message}\n`);
     }
   }
-  indexer.flush();
+  await indexer.write();
   return made;
 }
 

@@ -78,9 +78,9 @@ async function list(options: AccessOptions & { gateway?: string | true }): Promi
     return;
   }
   const access = await openAccess(options);
-  const index = access.index();
-  const rows = index?.sessions({ limit: 10_000, state: 'live' }) ?? [];
-  index?.close();
+  const index = await access.index();
+  const rows = (await index?.sessions({ limit: 10_000, state: 'live' })) ?? [];
+  await index?.close();
   if (options.json === true) {
     for (const row of rows)
       print(JSON.stringify({ ...row, started_at: new Date(row.started_at).toISOString() }));

@@ -4,14 +4,15 @@ import { expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
 import { sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import type { JournalEvent } from './events.ts';
 import { followJournal } from './follow.ts';
+import { INDEX_FILE } from './index-store.ts';
 import { type Boot, JOURNAL_DIRECTORY, type Journal, newBoot, openJournal } from './journal.ts';
 import { knownSigningKeys, loadRecordingKeys, loadSigningKey } from './keys.ts';
 import { Library } from './library.ts';
 import { bootLockPath } from './lock.ts';
-import { INDEX_FILE, Pipeline, type StreamOptions } from './pipeline.ts';
+import { Pipeline, type StreamOptions } from './pipeline.ts';
 import { listBoots } from './reader.ts';
 import { recoverJournal } from './recovery.ts';
 import { segmentName } from './segment.ts';
@@ -145,9 +146,9 @@ test('journals of several processes become recordings; what a dead one left open
   const later = talk(second, 'select 5', true);
   await pipeline.run();
   const index = new SqliteRecordingIndex(join(world.dataDir, INDEX_FILE), { readOnly: true });
-  expect(index.session(open[0])?.state).toBe('interrupted');
-  expect(index.session(open[1])?.state).toBe('live');
-  index.close();
+  expect((await index.session(open[0]))?.state).toBe('interrupted');
+  expect((await index.session(open[1]))?.state).toBe('live');
+  await index.close();
   for (const session of [...sessions, later])
     expect((await eventsOf(library, session)).at(-1)).toMatchObject({ reason: 'client_closed' });
   // Its segments go once the stream has them as well, and nothing of it is sent twice.

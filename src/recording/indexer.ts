@@ -1,32 +1,67 @@
 import type { Dialect } from '../../protocols/sql/lexer.ts';
-import type { IndexRows, RecordingIndex, SessionPatch, StatementRow } from '../store/recording-index.ts';
+import type {
+  IndexRows,
+  RecordingIndex,
+  SessionPatch,
+  StatementEnd,
+  StatementRow,
+} from '../store/recording-index.ts';
 import { type Judged, StatementClasses } from './classes.ts';
 import { type JournalEvent, type StatementEndedEvent, type StatementStartedEvent, timeMs } from './events.ts';
 import type { PostgresParser } from './relations.ts';
 import { dialectOf, RISKS, UNREAD } from './risk.ts';
 import type { SealedPart } from './sealer.ts';
 
-/** Rows that wait for their transaction. */
-const WAITING_MAX = 5_000;
 /** Statements of one session begun and not ended; beyond, the oldest is indexed as unknown. */
 const STARTED_MAX = 50_000;
 
-/** Hears the events of all sessions in order and keeps the index in step, some thousand rows a transaction. */
+/**
+ * Hears the events of all sessions in order and makes rows for the index of them. It writes nothing by itself: `take` gives
+ * what waits, and who calls it writes it.
+ */
 export class Indexer {
   readonly #index: RecordingIndex;
   /** Keep statements, and not sessions alone. */
   readonly #statements: boolean;
   readonly #classes: StatementClasses;
   readonly #sessions = new Map<string, KnownSession>();
-  #rows: { sessions: SessionPatch[]; statements: StatementRow[] } = { sessions: [], statements: [] };
+  /** Events of sessions that began before this process, whose dialect the index has to say. */
+  #unplaced = new Map<string, JournalEvent[]>();
+  #unplacedEvents = 0;
+  #rows: Rows = { sessions: new Map(), statements: [], ends: [] };
+  #characters = 0;
 
+  /** `index` is asked about sessions that began before this process. */
   constructor(index: RecordingIndex, statements: boolean, parser: PostgresParser | null = null) {
     this.#index = index;
     this.#statements = statements;
     this.#classes = new StatementClasses(parser);
   }
 
+  /** Rows and events that wait for `take`. */
+  get waiting(): number {
+    const { sessions, statements, ends } = this.#rows;
+    return sessions.size + statements.length + ends.length + this.#unplacedEvents;
+  }
+
+  /** A session that this process has heard of, and that is not over. */
+  isOpen(session: string): boolean {
+    return this.#sessions.has(session) || this.#unplaced.has(session);
+  }
+
   hear(event: JournalEvent, session: string): void {
+    if (!INDEXED.has(event.type)) return;
+    if (event.type !== 'session_started' && !this.#sessions.has(session)) {
+      const events = this.#unplaced.get(session);
+      if (events === undefined) this.#unplaced.set(session, [event]);
+      else events.push(event);
+      this.#unplacedEvents += 1;
+      return;
+    }
+    this.#hear(event, session);
+  }
+
+  #hear(event: JournalEvent, session: string): void {
     switch (event.type) {
       case 'session_started': {
         this.#sessions.set(session, { dialect: dialectOf(event.engine), started: new Map(), last: null });
@@ -48,10 +83,12 @@ export class Indexer {
           errors: 0,
           denied: 0,
           rows_returned: 0,
+          bytes: 0,
+          parts: 0,
           risk: 0,
           risk_reason: null,
         };
-        this.#rows.sessions.push({ id, set, add: {} });
+        this.#patch(id).begin(set);
         break;
       }
       case 'statement_started':
@@ -62,52 +99,80 @@ export class Indexer {
         break;
       case 'session_ended': {
         const state = event.reason === 'interrupted' ? ('interrupted' as const) : ('ended' as const);
-        this.#rows.sessions.push({
-          id: session,
-          set: { ended_at: timeMs(event.at), reason: event.reason, state, statements: event.statements },
-          add: {},
-        });
+        const { reason, statements } = event;
+        Object.assign(this.#patch(session).set, { ended_at: timeMs(event.at), reason, state, statements });
         this.#forget(session);
         break;
       }
       default:
         return;
     }
-    if (this.#rows.sessions.length + this.#rows.statements.length >= WAITING_MAX) this.flush();
   }
 
   sealed(part: Pick<SealedPart, 'session' | 'part' | 'bytes'>): void {
-    this.#rows.sessions.push({ id: part.session, set: { parts: part.part }, add: { bytes: part.bytes } });
+    const patch = this.#patch(part.session);
+    patch.set['parts'] = part.part;
+    patch.grow('bytes', part.bytes);
   }
 
   /**
-   * Writes all that is known of a session: what was heard so far will not be heard again after a crash. A statement that
-   * still runs is written as `unknown`, and replaced when it ends.
+   * Makes rows of all that is known of a session: what was heard so far will not be heard again after a crash. A statement
+   * that still runs is `unknown`, and replaced when it ends.
    */
   settle(session: string): void {
     for (const start of this.#sessions.get(session)?.started.values() ?? [])
       this.#rows.statements.push(this.#row(start, null));
-    this.flush();
   }
 
-  /** Writes what waits. Throws what the index throws; the rows are lost to the index then, never to the recordings. */
-  flush(): void {
-    const rows: IndexRows = this.#rows;
-    if (rows.sessions.length + rows.statements.length === 0) return;
-    this.#rows = { sessions: [], statements: [] };
-    this.#index.write({ sessions: merged(rows.sessions), statements: rows.statements });
+  /**
+   * Asks the index about sessions that began before this process, and makes rows of what was heard of them. Gives the
+   * sessions that it could not be asked about, or not where `asks` is false: of those it is guessed.
+   */
+  async place(asks = true): Promise<string[]> {
+    if (this.#unplaced.size === 0) return [];
+    const unplaced = this.#unplaced;
+    this.#unplaced = new Map();
+    this.#unplacedEvents = 0;
+    const guessed: string[] = [];
+    for (const [session, events] of unplaced) {
+      let engine = '';
+      try {
+        if (!asks) throw new Error('the index is away');
+        engine = (await this.#index.session(session))?.engine ?? '';
+      } catch {
+        guessed.push(session);
+      }
+      this.#sessions.set(session, { dialect: dialectOf(engine), started: new Map(), last: null });
+      for (const event of events) this.#hear(event, session);
+    }
+    return guessed;
+  }
+
+  /** What waits to be written; it waits no longer. */
+  take(): TakenRows {
+    const { sessions, statements, ends } = this.#rows;
+    const characters = this.#characters;
+    this.#rows = { sessions: new Map(), statements: [], ends: [] };
+    this.#characters = 0;
+    return {
+      rows: { sessions: [...sessions.values()] as readonly SessionPatch[], statements, ends },
+      characters,
+    };
+  }
+
+  /** Writes what waits. Rejects with an `IndexError`; the rows are lost to the index then. */
+  async write(): Promise<void> {
+    await this.place();
+    await this.#index.write(this.take().rows);
   }
 
   #begin(event: StatementStartedEvent): void {
     const { risk, risk_reason } = this.#classify(event);
-    this.#rows.sessions.push({
-      id: event.session,
-      set: { statements: event.seq },
-      add: {},
-      ...(risk === null || risk === 0 ? {} : { raise: { risk, risk_reason } }),
-    });
+    const patch = this.#patch(event.session);
+    patch.set['statements'] = event.seq;
+    if (risk !== null && risk > (patch.raise?.risk ?? 0)) patch.raise = { risk, risk_reason };
     if (!this.#statements) return;
-    const { started } = this.#session(event.session);
+    const { started } = this.#sessions.get(event.session)!;
     started.set(event.seq, event);
     if (started.size > STARTED_MAX) {
       const oldest = started.values().next().value!;
@@ -116,34 +181,22 @@ export class Indexer {
     }
   }
 
-  /** What is known of a session; of one that began before this process, from the index. */
-  #session(id: string): KnownSession {
-    let session = this.#sessions.get(id);
-    if (session === undefined) {
-      session = { dialect: dialectOf(this.#index.session(id)?.engine ?? ''), started: new Map(), last: null };
-      this.#sessions.set(id, session);
-    }
-    return session;
-  }
-
   #end(event: StatementEndedEvent): void {
     const failed = event.status === 'error' ? 1 : 0;
     const denied = event.status === 'denied' ? 1 : 0;
     const rows = Number(event.rows_returned ?? 0);
     if (failed + denied + rows > 0) {
-      this.#rows.sessions.push({
-        id: event.session,
-        set: {},
-        add: { errors: failed, denied, rows_returned: rows },
-      });
+      const patch = this.#patch(event.session);
+      patch.grow('errors', failed);
+      patch.grow('denied', denied);
+      patch.grow('rows_returned', rows);
     }
     if (!this.#statements) return;
     const started = this.#sessions.get(event.session)?.started;
     const start = started?.get(event.seq);
     if (started === undefined || start === undefined) {
       // It began before this process did: its row is there already.
-      const known = this.#index.search({ limit: 1, session: event.session, seq: event.seq })[0];
-      if (known !== undefined) this.#rows.statements.push({ ...known, ...outcomeOf(event) });
+      this.#rows.ends.push({ session: event.session, seq: event.seq, ...outcomeOf(event) });
       return;
     }
     started.delete(event.seq);
@@ -157,7 +210,17 @@ export class Indexer {
     this.#sessions.delete(session);
   }
 
+  #patch(session: string): Patch {
+    let patch = this.#rows.sessions.get(session);
+    if (patch === undefined) {
+      patch = new Patch(session);
+      this.#rows.sessions.set(session, patch);
+    }
+    return patch;
+  }
+
   #row(start: StatementStartedEvent, end: StatementEndedEvent | null): StatementRow {
+    this.#characters += start.text?.length ?? 0;
     return {
       session: start.session,
       seq: start.seq,
@@ -171,7 +234,7 @@ export class Indexer {
 
   #classify({ session, text, opaque }: StatementStartedEvent): Judged {
     if (text === null) return opaque ? NOT_READ : NO_CLASS;
-    const state = this.#session(session);
+    const state = this.#sessions.get(session)!;
     // Most statements end before their session's next begins.
     if (state.last?.text !== text) state.last = { text, judged: this.#classes.judge(text, state.dialect) };
     return state.last.judged;
@@ -185,12 +248,30 @@ interface KnownSession {
   last: { readonly text: string; readonly judged: Judged } | null;
 }
 
+/** Events that rows are made of. */
+const INDEXED: ReadonlySet<string> = new Set([
+  'session_started',
+  'statement_started',
+  'statement_ended',
+  'session_ended',
+]);
+
+interface Rows {
+  readonly sessions: Map<string, Patch>;
+  readonly statements: StatementRow[];
+  readonly ends: StatementEnd[];
+}
+
+export interface TakenRows {
+  readonly rows: IndexRows;
+  /** Of all texts in them. */
+  readonly characters: number;
+}
+
 const NO_CLASS: Judged = { tables: [], effects: [], risk: 0, risk_reason: null };
 const NOT_READ: Judged = { ...NO_CLASS, risk: RISKS.indexOf(UNREAD.level), risk_reason: UNREAD.reason };
 
-function outcomeOf(
-  end: StatementEndedEvent | null,
-): Pick<StatementRow, 'status' | 'rows_returned' | 'rows_affected' | 'duration_us' | 'error_code'> {
+function outcomeOf(end: StatementEndedEvent | null): Omit<StatementEnd, 'session' | 'seq'> {
   return {
     status: end?.status ?? 'unknown',
     rows_returned: numberOf(end?.rows_returned),
@@ -204,28 +285,27 @@ function numberOf(count: number | string | null | undefined): number | null {
   return count === null || count === undefined ? null : Math.min(Number(count), Number.MAX_SAFE_INTEGER);
 }
 
-/** One patch a session, in order: most sessions have many in a transaction. */
-function merged(patches: readonly SessionPatch[]): SessionPatch[] {
-  const byId = new Map<
-    string,
-    { id: string; set: Record<string, unknown>; add: Record<string, number>; raise?: SessionPatch['raise'] }
-  >();
-  for (const { id, set, add, raise } of patches) {
-    let patch = byId.get(id);
-    if (patch === undefined) {
-      patch = { id, set: {}, add: {} };
-      byId.set(id, patch);
-    }
-    Object.assign(patch.set, set);
-    // What is set begins anew: what was to be added before goes with it.
-    for (const name of Object.keys(set)) if (name in patch.add) delete patch.add[name];
-    // A session that is heard from its beginning again begins with no risk.
-    if ('risk' in set) delete patch.raise;
-    if (raise !== undefined && raise.risk > (patch.raise?.risk ?? -1)) patch.raise = raise;
-    for (const [name, value] of Object.entries(add)) {
-      if (name in patch.set) patch.set[name] = Number(patch.set[name]) + value;
-      else patch.add[name] = (patch.add[name] ?? 0) + value;
-    }
+/** What is to be changed of one session: most sessions change many times before it is written. */
+class Patch {
+  readonly id: string;
+  readonly set: Record<string, unknown> = {};
+  readonly add: Record<string, number> = {};
+  raise?: NonNullable<SessionPatch['raise']>;
+
+  constructor(id: string) {
+    this.id = id;
   }
-  return [...byId.values()] as SessionPatch[];
+
+  /** A session that is heard from its beginning: what was to be added or raised before goes. */
+  begin(facts: Record<string, unknown>): void {
+    for (const name of Object.keys(this.add)) delete this.add[name];
+    delete this.raise;
+    Object.assign(this.set, facts);
+  }
+
+  grow(name: string, by: number): void {
+    if (by === 0) return;
+    if (name in this.set) this.set[name] = Number(this.set[name]) + by;
+    else this.add[name] = (this.add[name] ?? 0) + by;
+  }
 }

@@ -5,14 +5,15 @@ import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
 import { collected, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import { type JournalEvent, statementSchema } from './events.ts';
 import { type ExportFormat, exportSession } from './export.ts';
 import { followJournal } from './follow.ts';
+import { INDEX_FILE } from './index-store.ts';
 import { type Journal, openJournal } from './journal.ts';
 import { knownSigningKeys, loadRecordingKeys, type RecordingKeys, rotateSigningKey } from './keys.ts';
 import { emptyReport, Library } from './library.ts';
-import { INDEX_FILE, Pipeline } from './pipeline.ts';
+import { Pipeline } from './pipeline.ts';
 import { shown } from './present.ts';
 import { type Frame, framesOf, Player, type PlayerPorts } from './replay.ts';
 import { DirectoryStore } from './store/directory.ts';
@@ -190,7 +191,7 @@ describe('a gateway that cannot read its own journal', () => {
     rmSync(join(world.dataDir, 'journal', 'lock'));
     await world.start();
     await world.pipeline.run();
-    expect(world.index().session(record.id)).toMatchObject({ state: 'interrupted' });
+    expect(await world.index().session(record.id)).toMatchObject({ state: 'interrupted' });
     await world.stop();
     const seqs = (await eventsOf(world.library([reviewer]), record.id)).flatMap((event) =>
       event.type === 'statement_started' ? [event.seq] : [],
@@ -218,29 +219,34 @@ describe('the index', () => {
     await world.stop();
     const index = world.index();
     expect(
-      index.sessions({ limit: 10 }).map(({ id, state, errors, parts }) => ({ id, state, errors, parts })),
+      (await index.sessions({ limit: 10 })).map(({ id, state, errors, parts }) => ({
+        id,
+        state,
+        errors,
+        parts,
+      })),
     ).toEqual([
       { id: ben, state: 'ended', errors: 1, parts: 1 },
       { id: ana, state: 'ended', errors: 0, parts: 1 },
     ]);
-    expect(index.sessions({ limit: 10, principal: 'ana' }).map(({ id }) => id)).toEqual([ana]);
-    const find = (filter: object): string[] =>
-      index.search({ limit: 10, ...filter }).map(({ text }) => text!);
-    expect(find({ text: 'custom name' })).toEqual([
+    expect((await index.sessions({ limit: 10, principal: 'ana' })).map(({ id }) => id)).toEqual([ana]);
+    const find = async (filter: object): Promise<string[]> =>
+      (await index.search({ limit: 10, ...filter })).map(({ text }) => text!);
+    expect(await find({ text: 'custom name' })).toEqual([
       'UPDATE customers SET name = 1',
       'SELECT name FROM sales.customers',
     ]);
-    expect(find({ table: 'customers' }).length).toBe(2);
-    expect(find({ table: 'sales.customers' })).toEqual(['SELECT name FROM sales.customers']);
-    expect(find({ status: 'error' })).toEqual(['SELECT * FROM missing']);
-    expect(find({ effect: 'definition' })).toEqual(['DROP TABLE old_orders']);
-    expect(find({ riskMin: 3 })).toEqual(['DROP TABLE old_orders', 'UPDATE customers SET name = 1']);
-    expect(index.sessions({ limit: 10, riskMin: 3 }).map(({ risk }) => risk)).toEqual([3, 3]);
-    expect(index.sessions({ limit: 10, riskMin: 4 })).toEqual([]);
-    expect(find({ rowsMin: 4 })).toEqual([]);
-    expect(find({ text: '"*) OR -- x' })).toEqual([`SELECT '"*) OR -- x'`]);
-    expect(find({ principal: 'ben', until: 0 })).toEqual([]);
-    index.close();
+    expect((await find({ table: 'customers' })).length).toBe(2);
+    expect(await find({ table: 'sales.customers' })).toEqual(['SELECT name FROM sales.customers']);
+    expect(await find({ status: 'error' })).toEqual(['SELECT * FROM missing']);
+    expect(await find({ effect: 'definition' })).toEqual(['DROP TABLE old_orders']);
+    expect(await find({ riskMin: 3 })).toEqual(['DROP TABLE old_orders', 'UPDATE customers SET name = 1']);
+    expect((await index.sessions({ limit: 10, riskMin: 3 })).map(({ risk }) => risk)).toEqual([3, 3]);
+    expect(await index.sessions({ limit: 10, riskMin: 4 })).toEqual([]);
+    expect(await find({ rowsMin: 4 })).toEqual([]);
+    expect(await find({ text: '"*) OR -- x' })).toEqual([`SELECT '"*) OR -- x'`]);
+    expect(await find({ principal: 'ben', until: 0 })).toEqual([]);
+    await index.close();
   });
 
   test('a crash and its recovery leave every statement once, and the session interrupted', async () => {
@@ -262,17 +268,17 @@ describe('the index', () => {
     await world.start();
     await world.pipeline.run();
     const index = world.index();
-    expect(index.session(record.id)).toMatchObject({
+    expect(await index.session(record.id)).toMatchObject({
       state: 'interrupted',
       statements: 3,
       reason: 'interrupted',
     });
-    expect(index.search({ limit: 10, session: record.id }).map(({ status }) => status)).toEqual([
+    expect((await index.search({ limit: 10, session: record.id })).map(({ status }) => status)).toEqual([
       'unknown',
       'unknown',
       'unknown',
     ]);
-    index.close();
+    await index.close();
     await world.stop();
     await former.close();
   });

@@ -83,3 +83,13 @@ export const JOIN_CHARACTERS_MAX = 32 * 1024 * 1024;
 
 /** Pieces of a capture file are given on when this much has come together. */
 export const CAPTURE_PIECE_BYTES = 64 * 1024;
+
+/** Rows of one transaction of the index. */
+export const INDEX_BATCH_ROWS = 5_000;
+
+/** Rows, and characters of their texts, that wait for an index that is away; beyond, sessions are indexed again later. */
+export const INDEX_KEPT_ROWS_MAX = 50_000;
+export const INDEX_KEPT_CHARACTERS_MAX = 64 * 1024 * 1024;
+
+/** How long sealing waits for the index, once in a while; then it goes on without. */
+export const INDEX_WAIT_MS = 2_000;

@@ -2,18 +2,18 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/schema.ts';
-import type { RecordingIndex } from '../store/recording-index.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
 import { version } from '../version.ts';
-import { Indexer } from './indexer.ts';
+import { IndexKeeper, type IndexStatus } from './index-keeper.ts';
+import { type IndexStoreOptions, makeIndex, type SecretSource } from './index-store.ts';
 import { JOURNAL_DIRECTORY } from './journal.ts';
 import { loadSigningKey } from './keys.ts';
+import { Library } from './library.ts';
 import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN, STREAM_FINISH_MS } from './limits.ts';
 import { bootLockPath, Lock } from './lock.ts';
 import { listSegments, openBoot } from './reader.ts';
 import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
-import { loadPostgresParser, type PostgresParser } from './relations.ts';
+import { loadPostgresParser } from './relations.ts';
 import { applyRetention, type Retention, recordHolds, retains } from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
@@ -39,6 +39,8 @@ export interface PipelineOptions {
   readonly store: StoreOptions;
   /** `statements` keeps their texts in the clear; `off` keeps nothing. */
   readonly index: 'statements' | 'sessions' | 'off';
+  /** Where the index is. Default: a SQLite file in the data directory. */
+  readonly indexStore?: IndexStoreOptions;
   readonly sealMs?: number;
   readonly retention?: Retention;
   readonly streams?: Readonly<Record<string, StreamOptions>>;
@@ -64,6 +66,8 @@ export interface PipelineStatus {
   readonly partsSealed: number;
   readonly partsStored: number;
   readonly eventsRead: number;
+  /** Null where there is none. */
+  readonly index: IndexStatus | null;
   readonly streams: readonly {
     readonly name: string;
     readonly error: string | null;
@@ -72,8 +76,6 @@ export interface PipelineStatus {
 }
 
 export const SPOOL_DIRECTORY = 'spool';
-export const INDEX_FILE = 'recordings.sqlite';
-
 /** Says where recordings are, for commands that are given the data directory alone. No credentials. */
 export const STORE_FILE = 'store.json';
 
@@ -114,6 +116,8 @@ export interface PipelineWorld {
   /** Milliseconds since the epoch. */
   readonly now?: () => number;
   readonly store?: RecordingStore;
+  /** What fetches the password of an index behind a network. */
+  readonly secret?: SecretSource;
 }
 
 /** Sealing, storing and indexing, as one loop. Runs wherever it is made: in the gateway, in a thread of its own. */
@@ -126,8 +130,8 @@ export class Pipeline {
   #retainAfter = 0;
   #retention: Retention | undefined;
   readonly #uploader: Uploader;
-  readonly #index: RecordingIndex | null;
-  readonly #indexer: Indexer | null;
+  readonly #index: IndexKeeper | null;
+  readonly #library: Library;
   readonly #sealerOptions: Omit<SealerOptions, 'boot' | 'bootKey' | 'resumed'>;
   /** By boot: of this process first, of others behind it. */
   readonly #sealers = new Map<string, Sealer>();
@@ -137,6 +141,7 @@ export class Pipeline {
   readonly #streams: readonly Stream[];
   readonly #streaming = new Map<Stream, Promise<void>>();
   #recovered = false;
+  #interrupted = false;
   #recoverAfter = 0;
   #error: string | null = null;
   #partsSealed = 0;
@@ -156,16 +161,31 @@ export class Pipeline {
   ): Promise<Pipeline> {
     const parser = options.index === 'statements' ? await loadPostgresParser() : null;
     const store = world.store ?? (await makeStore(options.store));
-    return new Pipeline(options, log, { now: Date.now, ...world, store }, resumed, audit, parser);
+    const now = world.now ?? Date.now;
+    const index =
+      options.index === 'off'
+        ? null
+        : new IndexKeeper(
+            await makeIndex(options.indexStore ?? { type: 'sqlite' }, options.dataDir, world.secret ?? null),
+            {
+              dataDir: options.dataDir,
+              statements: options.index === 'statements',
+              parser,
+              catchesUp: options.identities.length > 0,
+              log,
+              now,
+            },
+          );
+    return new Pipeline(options, log, { now, store }, resumed, audit, index);
   }
 
   private constructor(
     options: PipelineOptions,
     log: SealerLog,
-    { now, store }: Required<PipelineWorld>,
+    { now, store }: { readonly now: () => number; readonly store: RecordingStore },
     resumed: boolean,
     audit: (event: AuditEvent) => void,
-    parser: PostgresParser | null,
+    index: IndexKeeper | null,
   ) {
     this.#now = now;
     this.#audit = audit;
@@ -179,9 +199,8 @@ export class Pipeline {
       this.#partsStored += 1;
     };
     this.#uploader = new Uploader(spoolDirectory, store, log, stored, now);
-    this.#index = options.index === 'off' ? null : new SqliteRecordingIndex(join(dataDir, INDEX_FILE));
-    this.#indexer =
-      this.#index === null ? null : new Indexer(this.#index, options.index === 'statements', parser);
+    this.#index = index;
+    this.#library = new Library({ store, dataDir, identities: options.identities });
     this.#streams = this.#makeStreams();
     this.#sealerOptions = {
       journalDirectory: join(dataDir, JOURNAL_DIRECTORY),
@@ -194,11 +213,12 @@ export class Pipeline {
       now,
       ...(options.sealMs === undefined ? {} : { sealMs: options.sealMs }),
       needed: (boot) => this.#needed(boot),
-      heard: (event, session) => this.#indexer?.hear(event, session),
-      sealing: (session) => this.#indexer?.settle(session),
+      heard: (event, session) => this.#index?.hear(event, session),
+      batchHeard: () => this.#index?.batchHeard(),
+      sealing: (session) => this.#index?.settle(session),
       sealed: (part) => {
         this.#partsSealed += 1;
-        if (!part.ofGateway) this.#indexer?.sealed(part);
+        if (!part.ofGateway) this.#index?.sealed(part);
       },
     };
     writeFileSync(join(dataDir, STORE_FILE), `${JSON.stringify(options.store)}\n`, { mode: 0o600 });
@@ -236,6 +256,7 @@ export class Pipeline {
       partsSealed: this.#partsSealed,
       partsStored: this.#partsStored,
       eventsRead: this.#eventsRead,
+      index: this.#index?.status ?? null,
       streams,
     };
   }
@@ -274,7 +295,7 @@ export class Pipeline {
         sleep(STREAM_FINISH_MS, undefined, { ref: false }),
       ]);
       for (const sealer of this.#sealers.values()) await sealer.finish();
-      this.#indexer?.flush();
+      await this.#index?.flush();
       await this.#uploader.run(true);
       for (const sealer of this.#sealers.values()) sealer.release(true);
     } catch (error) {
@@ -289,21 +310,23 @@ export class Pipeline {
     if (this.#timer !== null) clearTimeout(this.#timer);
     for (const sealer of this.#sealers.values()) sealer.close();
     for (const stream of this.#streams) await stream.close();
-    this.#index?.close();
+    await this.#index?.close();
     await this.#store.close();
   }
 
   async #round(): Promise<void> {
     try {
       await this.#recover();
+      await this.#interrupt();
       this.#stream();
       for (const boot of [...this.#over]) await this.#finishOther(boot);
       for (const sealer of [...this.#sealers.values()]) this.#eventsRead += await sealer.poll();
-      this.#indexer?.flush();
+      await this.#index?.flush();
       await this.#uploader.run();
       for (const sealer of this.#sealers.values()) sealer.release();
-      if (this.#index !== null) recordHolds(this.#index, this.#audit);
+      await this.#index?.use((index) => recordHolds(index, this.#audit));
       await this.#retain();
+      this.#index?.catchUp(this.#library);
       if (this.#recovered) this.#releaseFormer();
       this.#error = null;
     } catch (error) {
@@ -320,7 +343,7 @@ export class Pipeline {
     this.#sealers.delete(boot);
     try {
       await sealer.finish();
-      this.#indexer?.flush();
+      await this.#index?.flush();
       sealer.release(true);
       rmSync(bootLockPath(this.#sealerOptions.journalDirectory, boot), { force: true });
     } catch (error) {
@@ -379,7 +402,17 @@ export class Pipeline {
     const now = this.#now();
     if (now < this.#retainAfter) return;
     this.#retainAfter = now + RETENTION_ROUND_MS;
-    await applyRetention(retention, this.#index, this.#store, this.#audit, now);
+    await this.#index.use((index) =>
+      index.alone(() => applyRetention(retention, index, this.#store, this.#audit, now)),
+    );
+  }
+
+  /** What former runs left open in the index, once they are finished. */
+  async #interrupt(): Promise<void> {
+    if (!this.#recovered || this.#interrupted || this.#index === null) return;
+    const { gateway, boot } = this.#options;
+    this.#interrupted =
+      (await this.#index.use((index) => index.interrupt(gateway, boot).then(() => true))) ?? false;
   }
 
   /** Waits for the store, whose parts say what was sealed before; the journal keeps what is not. */
@@ -391,13 +424,13 @@ export class Pipeline {
         isCurrent: (boot) => this.#sealers.has(boot),
         identities: this.#options.identities,
       });
-      this.#indexer?.flush();
+      await this.#index?.flush();
       if (alive.length > 0) {
         this.#recoverAfter = this.#now() + STORE_RETRY_MS_MIN;
         return;
       }
-      this.#index?.interrupt(this.#options.gateway, this.#options.boot);
       this.#recovered = true;
+      this.#interrupted = false;
     } catch (error) {
       this.#recoverAfter = this.#now() + STORE_RETRY_MS_MIN;
       this.#log.error(

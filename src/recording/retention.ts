@@ -1,4 +1,4 @@
-import type { RecordingIndex, SessionRow } from '../store/recording-index.ts';
+import type { IndexOwner, RecordingIndex, SessionRow } from '../store/recording-index.ts';
 import type { AuditEvent } from './recorder.ts';
 import { DELETED_ACTION } from './sealer.ts';
 import { type RecordingStore, StoreError, sessionPrefix } from './store/store.ts';
@@ -10,6 +10,8 @@ export interface Retention {
   readonly byResource: Readonly<Record<string, number>>;
   /** Resources under legal hold: nothing of them is deleted. */
   readonly held: readonly string[];
+  /** Whose sessions it deletes where several gateways share an index; all of them where it is not given. */
+  readonly owner?: IndexOwner;
 }
 
 /** Audit events of a legal hold that was set or lifted by a command. */
@@ -36,14 +38,14 @@ export async function applyRetention(
   now: number,
 ): Promise<number> {
   let deleted = 0;
-  for (const session of overdue(retention, index, now)) {
+  for await (const session of overdue(retention, index, now)) {
     try {
       let bytes = 0;
       for (const { key, size } of await store.list(sessionPrefix(session.id))) {
         await store.delete(key);
         bytes += size;
       }
-      index.remove(session.id);
+      await index.remove(session.id);
       deleted += 1;
       audit({
         action: DELETED_ACTION,
@@ -61,31 +63,34 @@ export async function applyRetention(
 }
 
 /** Puts on record what commands did to legal holds since the last time, also while the gateway did not run. */
-export function recordHolds(index: RecordingIndex, audit: (event: AuditEvent) => void): void {
-  const changes = index.holdChanges();
-  for (const { session, resource, held, by, at } of changes) {
-    audit({
-      action: held === 1 ? HELD_ACTION : RELEASED_ACTION,
-      // Who did it is a user of the machine, and none of the gateway's principals.
-      principal: null,
-      resource,
-      clientAddress: null,
-      reason: 'command',
-      detail: { session, by, done_at: new Date(at).toISOString() },
-    });
-  }
-  const last = changes.at(-1);
-  if (last !== undefined) index.holdsRecorded(last.id);
+export function recordHolds(index: RecordingIndex, audit: (event: AuditEvent) => void): Promise<void> {
+  return index.recordHolds((changes) => {
+    for (const { session, resource, held, by, at } of changes) {
+      audit({
+        action: held === 1 ? HELD_ACTION : RELEASED_ACTION,
+        // Who did it is a user of the machine, and none of the gateway's principals.
+        principal: null,
+        resource,
+        clientAddress: null,
+        reason: 'command',
+        detail: { session, by, done_at: new Date(at).toISOString() },
+      });
+    }
+  });
 }
 
-function* overdue(retention: Retention, index: RecordingIndex, now: number): Generator<SessionRow> {
+async function* overdue(
+  retention: Retention,
+  index: RecordingIndex,
+  now: number,
+): AsyncGenerator<SessionRow> {
   const periods = [retention.defaultMs, ...Object.values(retention.byResource)].filter(
     (period) => period !== null,
   );
   const shortest = Math.min(...periods);
   if (!Number.isFinite(shortest)) return;
   // The index lists the latest first: the oldest are its last pages, and those that stay must not hide the others.
-  for (const session of index.endedBefore(now - shortest, ROUND_MAX)) {
+  for (const session of await index.endedBefore(now - shortest, ROUND_MAX, retention.owner)) {
     if (session.held === 1 || retention.held.includes(session.resource)) continue;
     const period = retention.byResource[session.resource] ?? retention.defaultMs;
     if (period !== null && session.ended_at !== null && session.ended_at < now - period) yield session;

@@ -36,6 +36,7 @@ const IDLE: PipelineStatus = {
   partsSealed: 0,
   partsStored: 0,
   eventsRead: 0,
+  index: null,
   streams: [],
 };
 

@@ -8,11 +8,11 @@ import { parseConfig } from '../config/load.ts';
 import { newId } from '../lib/id.ts';
 import { makeLog } from '../log.ts';
 import { Metrics } from '../metrics.ts';
-import { SqliteRecordingIndex } from '../store/recording-index.ts';
+import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import type { JournalEvent } from './events.ts';
+import { INDEX_FILE } from './index-store.ts';
 import { loadRecordingKeys } from './keys.ts';
 import { Library } from './library.ts';
-import { INDEX_FILE } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
 import { applyRetention, recordHolds } from './retention.ts';
 import { Recording } from './setup.ts';
@@ -96,8 +96,8 @@ describe('the recording side as the gateway starts it', () => {
     const started = events.filter((event) => event.type === 'statement_started');
     expect(started.map(({ masked }) => masked)).toEqual([true, true, true]);
     const index = new SqliteRecordingIndex(join(directory.path, 'data', INDEX_FILE), { readOnly: true });
-    expect(JSON.stringify(index.search({ limit: 10 }))).not.toMatch(/hunter|111-22|4111/);
-    index.close();
+    expect(JSON.stringify(await index.search({ limit: 10 }))).not.toMatch(/hunter|111-22|4111/);
+    await index.close();
   });
 
   test('a spool that is full refuses sessions like a journal that failed, until the store is back', async () => {
@@ -160,7 +160,7 @@ describe('retention', () => {
       writeFileSync(part, resource);
       const { partKey } = await import('./store/store.ts');
       await store.put(partKey(id, 1), part);
-      index.write({
+      await index.write({
         sessions: [{ id, set: { resource, started_at: ended, ended_at: ended, state: 'ended' }, add: {} }],
         statements: [],
       });
@@ -172,15 +172,15 @@ describe('retention', () => {
     const held = await add('orders', 41);
     const hold = await add('court', 400);
     const locked = await add('orders', 42);
-    index.hold(held, true, 'ana');
+    await index.hold(held, true, 'ana');
     const refusing = Object.assign(Object.create(store) as DirectoryStore, {
       delete: (key: string) =>
         key.includes(locked) ? Promise.reject(new StoreError('held', 'locked')) : store.delete(key),
       list: (prefix: string) => store.list(prefix),
     });
     const audited: AuditEvent[] = [];
-    recordHolds(index, (event) => audited.push(event));
-    recordHolds(index, (event) => audited.push(event));
+    await recordHolds(index, (event) => audited.push(event));
+    await recordHolds(index, (event) => audited.push(event));
     expect(audited.splice(0)).toMatchObject([
       { action: 'recording_held', resource: 'orders', detail: { session: held, by: 'ana' } },
     ]);
@@ -189,9 +189,9 @@ describe('retention', () => {
     expect(audited).toMatchObject([
       { action: 'recording_deleted', resource: 'orders', detail: { session: old } },
     ]);
-    const left = index.sessions({ limit: 10 }).map(({ id }) => id);
+    const left = (await index.sessions({ limit: 10 })).map(({ id }) => id);
     expect(left.sort()).toEqual([young, long, held, hold, locked].sort());
     expect((await store.list('')).length).toBe(5);
-    index.close();
+    await index.close();
   });
 });

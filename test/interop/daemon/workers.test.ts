@@ -7,10 +7,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { freePort } from '../../../bench/lib/process.ts';
 import { OPERATOR_TOKEN_FILE } from '../../../src/access/access-control.ts';
 import { ExitCode } from '../../../src/cli/exit-codes.ts';
+import { INDEX_FILE } from '../../../src/recording/index-store.ts';
 import { identitiesIn, LOCAL_KEY_FILE } from '../../../src/recording/keys.ts';
 import { Library } from '../../../src/recording/library.ts';
-import { INDEX_FILE, makeStore, STORE_FILE } from '../../../src/recording/pipeline.ts';
-import { SqliteRecordingIndex } from '../../../src/store/recording-index.ts';
+import { makeStore, STORE_FILE } from '../../../src/recording/pipeline.ts';
+import { SqliteRecordingIndex } from '../../../src/store/recording-index-sqlite.ts';
 import { Daemon, runSallyport } from '../../support/daemon.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
 
@@ -312,10 +313,11 @@ describe('when processes end', () => {
     await expect(client()).rejects.toMatchObject({ code: '53300' });
     expect(await workersOf(6, 2)).toEqual(new Set([1, 2]));
 
-    const index = (): string[] => {
+    const index = async (): Promise<string[]> => {
       const opened = new SqliteRecordingIndex(join(daemon.folder, 'data', INDEX_FILE), { readOnly: true });
-      const states = sessions.map((session) => opened.session(session)?.state ?? 'unknown');
-      opened.close();
+      const states: string[] = [];
+      for (const session of sessions) states.push((await opened.session(session))?.state ?? 'unknown');
+      await opened.close();
       return states;
     };
     const wanted = all.map((one) => (ended.has(one) ? 'interrupted' : 'live'));
@@ -343,10 +345,10 @@ describe('when processes end', () => {
     await daemon.start();
     await (await client()).query("select 'all killed, again'");
     await expect
-      .poll(() => {
+      .poll(async () => {
         const index = new SqliteRecordingIndex(join(daemon.folder, 'data', INDEX_FILE), { readOnly: true });
-        const interrupted = index.sessions({ state: 'interrupted', limit: 10 }).length;
-        index.close();
+        const interrupted = (await index.sessions({ state: 'interrupted', limit: 10 })).length;
+        await index.close();
         return interrupted;
       }, PATIENCE)
       .toBe(4);

@@ -11,7 +11,7 @@ import { listSegments } from '../../../src/recording/reader.ts';
 import { spoolFiles } from '../../../src/recording/sealer.ts';
 import { DirectoryStore } from '../../../src/recording/store/directory.ts';
 import { verifyEntries, verifySession } from '../../../src/recording/verify.ts';
-import { SqliteRecordingIndex } from '../../../src/store/recording-index.ts';
+import { SqliteRecordingIndex } from '../../../src/store/recording-index-sqlite.ts';
 import { TemporaryDirectory } from '../../support/recording.ts';
 
 const KILLS = 10;
@@ -75,9 +75,9 @@ test('killed again and again while it seals and stores, a gateway keeps every pr
   expect(interrupted).toBeGreaterThan(KILLS);
   expect((await verifyEntries(library, all)).findings).toEqual([]);
   const index = new SqliteRecordingIndex(join(dataDir, 'recordings.sqlite'), { readOnly: true });
-  expect(index.sessions({ limit: 10_000, state: 'live' })).toEqual([]);
+  expect(await index.sessions({ limit: 10_000, state: 'live' })).toEqual([]);
   let indexed = 0;
-  for (const session of all.keys()) indexed += index.search({ limit: 10_000, session }).length;
+  for (const session of all.keys()) indexed += (await index.search({ limit: 10_000, session })).length;
   expect(indexed).toBe(seen.size);
-  index.close();
+  await index.close();
 }, 180_000);
