@@ -5,13 +5,13 @@ import { fileURLToPath } from 'node:url';
 import { mariadbClient } from '../test/support/mariadb.ts';
 import { mysqlClient } from '../test/support/mysql.ts';
 import { digits } from './lib/figures.ts';
-import { atRest, interleaved, Meter } from './lib/load.ts';
+import { interleaved } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
 import { mysqlVersionsText, PEERS_TEXT, preparedMysql, routerIfThere, sysbench } from './mysql.ts';
 import type { BenchOptions } from './postgres.ts';
-import { BULK_COLUMNS_TEXT, bulkTable, writeRows } from './postgres-bulk.ts';
+import { BULK_COLUMNS_TEXT, bulkTable, transferred, writeRows } from './postgres-bulk.ts';
 import { signInTable } from './postgres-signins.ts';
 
 const ROWS = 60_000;
@@ -65,11 +65,10 @@ export async function bulk(options: BenchOptions): Promise<void> {
     for (const { name, bytes, statement } of works) {
       const samples = await interleaved(peers, options.runs, async (peer) => {
         if (name.startsWith('up')) await server.run('TRUNCATE bench.upload');
-        const meter = await Meter.open(peer);
-        await client(peer, backend, statement);
-        const sample = await meter.close();
-        await atRest(peer);
-        return sample;
+        return transferred(peer, async () => {
+          await client(peer, backend, statement);
+          return null;
+        });
       });
       section.add(`${name}, ${digits(bytes / 1e6)} MB`, bulkTable(samples, options.runs, bytes));
     }

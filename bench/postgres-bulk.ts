@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { digits, median, table } from './lib/figures.ts';
 import { atRest, interleaved, Meter } from './lib/load.ts';
-import { direct, haproxy, pgbouncer, sallyport } from './lib/peers.ts';
-import { run } from './lib/process.ts';
+import { direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
+import { resetPeak, residentKiB, run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
 import { nameWithRuns } from './lib/round-trips.ts';
 import type { CpuUse } from './lib/usage.ts';
@@ -21,6 +21,23 @@ const BYTES_PER_GB = 1e9;
 export interface BulkSample {
   readonly seconds: number;
   readonly cpu: CpuUse;
+  /** What it grew by at most, in MiB. */
+  readonly growth: number;
+}
+
+/** One transfer through a peer, measured. `transfer` gives the time it took where it knows better. */
+export async function transferred(
+  peer: Peer,
+  transfer: () => Promise<{ seconds: number; cpu: CpuUse } | null>,
+): Promise<BulkSample> {
+  resetPeak(peer.pids);
+  const before = residentKiB(peer.pids, 'now');
+  const meter = await Meter.open(peer);
+  const own = await transfer();
+  const { seconds, cpu } = await meter.close();
+  const growth = (residentKiB(peer.pids, 'peak') - before) / 1024;
+  await atRest(peer);
+  return { seconds, cpu, ...own, growth };
 }
 
 /** A tenth of a gigabyte down by COPY, half of that by SELECT, and a tenth up by COPY. */
@@ -67,19 +84,18 @@ export async function bulk(options: BenchOptions): Promise<void> {
     for (const { name, bytes, command } of works) {
       const samples = await interleaved(peers, options.runs, async (peer) => {
         if (name.startsWith('up')) await server.query('TRUNCATE upload');
-        const meter = await Meter.open(peer);
-        await run('sh', ['-c', command], {
-          env: {
-            ...postgresEnvironment(peer),
-            PGHOST: '127.0.0.1',
-            PGPORT: String(peer.port),
-            PGUSER: backend.user,
-            PGDATABASE: backend.database,
-          },
+        return transferred(peer, async () => {
+          await run('sh', ['-c', command], {
+            env: {
+              ...postgresEnvironment(peer),
+              PGHOST: '127.0.0.1',
+              PGPORT: String(peer.port),
+              PGUSER: backend.user,
+              PGDATABASE: backend.database,
+            },
+          });
+          return null;
         });
-        const sample = await meter.close();
-        await atRest(peer);
-        return sample;
       });
       section.add(`${name}, ${digits(bytes / 1e6)} MB`, bulkTable(samples, options.runs, bytes));
     }
@@ -97,7 +113,7 @@ export async function writeRows(file: string, bytes: number): Promise<void> {
 }
 
 export const BULK_COLUMNS_TEXT =
-  'CPU time is that of the one in between, all its threads, in seconds for each gigabyte (10⁹ bytes).';
+  'CPU time is that of the one in between, all its threads, in seconds for each gigabyte (10⁹ bytes). The last column is what its resident memory grew by at most while the transfer ran.';
 
 /** Times as multiples of the first peer's, CPU time of the second as 1. */
 export function bulkTable(
@@ -112,16 +128,17 @@ export function bulkTable(
     (median(samples.get(peer)!.map((sample) => of(sample.cpu))) * BYTES_PER_GB) / bytes;
   const [base, reference] = peers as [(typeof peers)[number], (typeof peers)[number]];
   return table(
-    ['', 'time ÷ direct', 'CPU, s a GB', 'user + system', `CPU ÷ ${reference.name}`],
+    ['', 'time ÷ direct', 'CPU, s a GB', 'user + system', `CPU ÷ ${reference.name}`, 'MiB more'],
     peers.map((peer) => [
       nameWithRuns(peer, samples.get(peer)!.length, runs),
       digits(time(peer) / time(base)),
       ...(peer.pids.length === 0
-        ? ['–', '–', '–']
+        ? ['–', '–', '–', '–']
         : [
             digits(cpu(peer, ({ total }) => total)),
             `${digits(cpu(peer, ({ user }) => user))} + ${digits(cpu(peer, ({ system }) => system))}`,
             digits(cpu(peer, ({ total }) => total) / cpu(reference, ({ total }) => total)),
+            digits(median(samples.get(peer)!.map(({ growth }) => growth))),
           ]),
     ]),
   );

@@ -47,20 +47,25 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     await sallyport(backend, { recording: 'off' }),
     await sallyport(backend, { recording: 'flushed' }),
   ];
-  const variants = [
-    await sallyport(backend, { recording: 'buffered' }),
-    await sallyport(backend, { recording: 'synced' }),
-    await sallyport(backend, {
-      recording: 'flushed',
-      parameters: false,
-      name: 'Sallyport flushed, no parameters',
-    }),
-    await sallyport(backend, {
-      recording: 'flushed',
-      resourceRecording: '{ sample_rows: 10 }',
-      name: 'Sallyport flushed, 10 sample rows',
-    }),
-  ];
+  const variants: Record<Mode, Peer[]> = {
+    simple: [
+      await sallyport(backend, { recording: 'buffered' }),
+      await sallyport(backend, { recording: 'synced' }),
+      await sallyport(backend, {
+        recording: 'flushed',
+        resourceRecording: '{ sample_rows: 10 }',
+        name: 'Sallyport flushed, 10 sample rows',
+      }),
+    ],
+    // The simple protocol has no parameters.
+    prepared: [
+      await sallyport(backend, {
+        recording: 'flushed',
+        parameters: false,
+        name: 'Sallyport flushed, no parameters',
+      }),
+    ],
+  };
   const section = new Section('postgres round trips', [
     '## PostgreSQL: round trips',
     `\`pgbench -S\`, one thread, ${options.runs} interleaved runs of ${options.seconds} s behind a warm-up of ${WARM_UP_SECONDS} s; Sallyport records parameters unless it says otherwise. ${COLUMNS_TEXT}`,
@@ -70,7 +75,7 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     for (const mode of ['simple', 'prepared'] as const) {
       for (const clients of options.clients) {
         if (mode === 'prepared' && !PREPARED_CLIENTS.includes(clients)) continue;
-        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants] : main;
+        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants[mode]] : main;
         const samples = await interleaved(peers, options.runs, (peer) =>
           select(peer, backend, mode, clients, options.seconds),
         );
@@ -81,7 +86,7 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
       }
     }
   } finally {
-    for (const peer of [...main, ...variants]) await peer.stop();
+    for (const peer of [...main, ...variants.simple, ...variants.prepared]) await peer.stop();
     await server.stop();
   }
 }

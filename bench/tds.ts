@@ -9,10 +9,12 @@ import { ACCOUNT, BULK_BYTES } from './lib/tds.ts';
 import type { TdsLoadResult } from './lib/tds-load.ts';
 import { perWork } from './lib/usage.ts';
 import type { BenchOptions } from './postgres.ts';
-import { BULK_COLUMNS_TEXT, type BulkSample, bulkTable } from './postgres-bulk.ts';
+import { BULK_COLUMNS_TEXT, bulkTable, transferred } from './postgres-bulk.ts';
 import { signInTable } from './postgres-signins.ts';
 
 const LOAD = fileURLToPath(new URL('lib/tds-load.ts', import.meta.url));
+/** As for PostgreSQL: more ways of recording at this many clients, calls at these. */
+const VARIANTS_CLIENTS = 8;
 const RPC_CLIENTS = [8, 64];
 const SIGN_IN_CLIENTS = 8;
 
@@ -23,22 +25,24 @@ const DOUBLE_TEXT =
 export async function roundTrips(options: BenchOptions): Promise<void> {
   const { backend, stop } = await startDouble();
   const balancer = await haproxy(backend);
-  const peers = [
+  const main = [
     direct(backend),
     balancer,
     await sallyport(backend, { recording: 'off' }),
     await sallyport(backend, { recording: 'flushed' }),
-    await sallyport(backend, {
-      recording: 'flushed',
-      parameters: false,
-      name: 'Sallyport flushed, no parameters',
-    }),
-    await sallyport(backend, {
+  ];
+  const variants = {
+    batch: await sallyport(backend, {
       recording: 'flushed',
       resourceRecording: '{ sample_rows: 10 }',
       name: 'Sallyport flushed, 10 sample rows',
     }),
-  ];
+    rpc: await sallyport(backend, {
+      recording: 'flushed',
+      parameters: false,
+      name: 'Sallyport flushed, no parameters',
+    }),
+  };
   const section = new Section('sql server round trips', [
     '## SQL Server (test double): round trips',
     `${options.runs} interleaved runs of ${options.seconds} s behind a warm-up; in the clear. ${DOUBLE_TEXT} ${COLUMNS_TEXT}`,
@@ -51,6 +55,7 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     ] as const) {
       for (const clients of options.clients) {
         if (work === 'rpc' && !RPC_CLIENTS.includes(clients)) continue;
+        const peers = clients === VARIANTS_CLIENTS ? [...main, variants[work]] : main;
         const samples = await interleaved(peers, options.runs, (peer) =>
           select(peer, work, clients, options.seconds),
         );
@@ -61,7 +66,7 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
       }
     }
   } finally {
-    for (const peer of peers) await peer.stop();
+    for (const peer of [...main, ...Object.values(variants)]) await peer.stop();
     await stop();
   }
 }
@@ -85,10 +90,12 @@ export async function bulk(options: BenchOptions): Promise<void> {
       ['down', 'down, one result'],
       ['up', 'up, INSERT BULK'],
     ] as const) {
-      const samples = await interleaved(peers, options.runs, async (peer): Promise<BulkSample> => {
-        const { result, cpu } = await load(peer, work, 1, options.seconds);
-        return { seconds: result.seconds, cpu };
-      });
+      const samples = await interleaved(peers, options.runs, (peer) =>
+        transferred(peer, async () => {
+          const { result, cpu } = await load(peer, work, 1, options.seconds);
+          return { seconds: result.seconds, cpu };
+        }),
+      );
       section.add(`${title}, ${digits(BULK_BYTES / 1e6)} MB`, bulkTable(samples, options.runs, BULK_BYTES));
     }
   } finally {

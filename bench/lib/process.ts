@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +12,21 @@ export function memoryKiB(pids: readonly number[]): number {
   for (const pid of pids) {
     const match = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'));
     sum += Number(match?.[1] ?? 0);
+  }
+  return sum;
+}
+
+/** Begins the most memory that each process has had anew, at what it has now. */
+export function resetPeak(pids: readonly number[]): void {
+  for (const pid of pids) writeFileSync(`/proc/${pid}/clear_refs`, '5');
+}
+
+/** Resident memory of the processes in KiB: what they have now, or the most since `resetPeak`. */
+export function residentKiB(pids: readonly number[], which: 'now' | 'peak'): number {
+  let sum = 0;
+  for (const pid of pids) {
+    const field = which === 'now' ? /^VmRSS:\s+(\d+) kB/m : /^VmHWM:\s+(\d+) kB/m;
+    sum += Number(field.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0);
   }
   return sum;
 }

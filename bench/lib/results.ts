@@ -112,6 +112,5 @@ export function versionsOf(names: readonly (keyof typeof PROGRAMS)[]): Record<st
 
 const HEAD = `# Results
 
-Made by \`npm run bench\`. Everything in one table was measured in turns within one run, so that the ratios mean something: bare
-times depend on the machine and on what else it does. Each figure is the median of the runs that its table names.
+Made by \`npm run bench\`; [README.md](README.md) says how. Every table names the machine, the versions and the number of its runs.
 `;
