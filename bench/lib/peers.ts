@@ -1,6 +1,7 @@
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { descendants, freePort, listening, type Started, start } from './process.ts';
 
@@ -35,6 +36,7 @@ export interface TlsFiles {
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const ROUTER_TREE = join(root, 'var', 'servers', 'mysql-router');
+const WORKERS_MS_MAX = 30_000;
 const NOBODY = { uid: 65534, gid: 65534 };
 
 export function direct(backend: Backend): Peer {
@@ -197,7 +199,18 @@ export async function sallyport(backend: Backend, options: SallyportOptions): Pr
     // It logs errors alone: figures of a gateway that could not record would be worth nothing.
     if (started.output() !== '') console.error(`${made.name} said:\n${started.output()}`);
   };
-  return { ...made, stop, httpPort, pids: options.workers ? descendants(started.pid) : made.pids };
+  return { ...made, stop, httpPort, pids: await processesOf(started, options.workers ?? 1) };
+}
+
+/** The gateway's processes: with several workers, those and the one that they belong to. */
+async function processesOf({ pid }: Started, workers: number): Promise<number[]> {
+  const expected = workers === 1 ? 1 : workers + 1;
+  for (let waited = 0; waited < WORKERS_MS_MAX; waited += 50) {
+    const found = descendants(pid);
+    if (found.length >= expected) return found;
+    await sleep(50);
+  }
+  throw new Error(`the gateway has fewer than ${workers} workers after ${WORKERS_MS_MAX / 1000} s`);
 }
 
 function configuration(
