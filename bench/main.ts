@@ -9,6 +9,7 @@ import { bulk } from './postgres-bulk.ts';
 import { signIns } from './postgres-signins.ts';
 import { startup } from './startup.ts';
 import { bulk as tdsBulk, roundTrips as tdsRoundTrips, signIns as tdsSignIns } from './tds.ts';
+import { workers } from './workers.ts';
 
 /**
  * `npm run bench`: every part, into `bench/RESULTS.md`; `npm run bench -- PART…` runs some of them, by name or by what
@@ -55,6 +56,7 @@ const PARTS: Readonly<Record<string, () => Promise<void>>> = {
   'sqlserver:bulk': () => tdsBulk(options),
   'sqlserver:signins': () => tdsSignIns(options),
   'sqlserver:memory': () => tdsMemory(numbers(values.sessions)),
+  workers: () => workers(options),
   fairness: () => fairness(options),
   startup: () => startup(options),
 };

@@ -225,8 +225,8 @@ export class App implements HealthSource {
     await this.#recording.close(SEALING_MS_MAX);
   }
 
-  health(): Health {
-    const pool = this.#pool?.health() ?? null;
+  async health(): Promise<Health> {
+    const pool = (await this.#pool?.health()) ?? null;
     const journal = this.journal.failed?.message ?? pool?.journal ?? null;
     const parts: HealthPart[] = [
       {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { Refusal } from '../protocols/error.ts';
 import { RemoteAccess } from './access/remote-access.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { GatewaySessions } from './gateway/live-sessions.ts';
@@ -15,9 +16,10 @@ import {
   type WorkerCalls,
   type WorkerConfig,
   type WorkerStart,
+  type WorkerState,
 } from './workers/contract.ts';
-import { STATE_MS, WATCHED_MAX } from './workers/limits.ts';
-import { Link } from './workers/link.ts';
+import { WATCHED_MAX } from './workers/limits.ts';
+import { GoneError, Link } from './workers/link.ts';
 
 /**
  * A worker: the composition root of a process that serves listeners and nothing else. `workers/pool.ts` starts it, decides
@@ -30,6 +32,12 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal
 /** The first process took a place when it let the client in. */
 const TAKEN: Places = { take: () => true, free: () => {} };
 
+/** The first process is gone, and this one is about to be: its clients hear no more than that. */
+function withoutFirst(error: Error): never {
+  if (error instanceof GoneError) throw new Refusal('draining', 'the gateway is shutting down');
+  throw error;
+}
+
 /** All that a worker has once it was told what to serve. */
 class Working {
   readonly gateway: Gateway;
@@ -39,7 +47,6 @@ class Working {
   readonly #serving: Serving<WorkerConfig>;
   readonly #log: Log;
   readonly #lag: EventLoopLag;
-  readonly #telling: NodeJS.Timeout;
 
   static async start(start: WorkerStart): Promise<Working> {
     const { config, boot, recipients } = start;
@@ -51,7 +58,6 @@ class Working {
     if (start.spoolFull) recording.spoolFull(true);
     const working = new Working(serving, recording, metrics, log);
     await working.gateway.apply(serving.doors);
-    working.#tell();
     return working;
   }
 
@@ -70,8 +76,8 @@ class Working {
       name: gateway.name,
       recorder: recording.journal,
       access: new RemoteAccess({
-        challenge: (question) => primary.ask('challenge', question),
-        admit: (question) => primary.ask('admit', question),
+        challenge: (question) => primary.ask('challenge', question).catch(withoutFirst),
+        admit: (question) => primary.ask('admit', question).catch(withoutFirst),
         closed: (session) => primary.tell('closed', session),
       }),
       metrics,
@@ -87,32 +93,28 @@ class Working {
       recording.present(session, statement),
     );
     this.#lag = new EventLoopLag(metrics.eventLoopLagSeconds);
-    this.#telling = setInterval(() => this.#tell(), STATE_MS);
-    recording.journal.onFailure(() => this.#tell());
     void serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
   }
 
   async reload(config: WorkerConfig): Promise<void> {
     await this.#serving.replace(config, () => this.gateway.apply(this.#serving.doors));
     this.recording.reload(config);
-    this.#tell();
   }
 
   async stop(graceMs: number): Promise<void> {
     await this.gateway.drain(graceMs);
-    clearInterval(this.#telling);
     this.#lag.stop();
     await this.#serving.close();
     await this.recording.journal.close();
     this.#log.debug('stopped');
   }
 
-  #tell(): void {
-    primary.tell('state', {
+  get state(): WorkerState {
+    return {
       listening: this.gateway.listening,
       journal: this.recording.journal.failed?.message ?? null,
       providers: this.#serving.resolver.health(),
-    });
+    };
   }
 }
 
@@ -176,6 +178,8 @@ class Calls implements WorkerCalls {
   };
 
   metrics: WorkerCalls['metrics'] = () => this.#theWorking.metrics.registry.getMetricsAsJSON();
+
+  state: WorkerCalls['state'] = () => this.#theWorking.state;
 
   get #theWorking(): Working {
     if (this.#working === null) throw new Error('this worker has not begun');

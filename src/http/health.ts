@@ -11,5 +11,5 @@ export interface HealthPart {
 }
 
 export interface HealthSource {
-  health(): Health;
+  health(): Promise<Health>;
 }

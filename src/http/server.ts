@@ -56,7 +56,7 @@ export async function startHttp(ports: HttpPorts): Promise<HttpServer> {
   });
   server.get('/livez', async () => ({ status: 'alive' }));
   server.get('/readyz', async (_request, reply) => {
-    const { parts } = ports.health.health();
+    const { parts } = await ports.health.health();
     const ready = parts.every((part) => part.ready);
     return reply.code(ready ? 200 : 503).send({ status: ready ? 'ready' : 'not ready', parts });
   });

@@ -36,7 +36,7 @@ export function workerConfig(config: Config): WorkerConfig {
   return { ...rest, recording: { ...rest.recording, streams: {} } };
 }
 
-/** How a worker is, said by itself once a second and whenever it changes for the worse. */
+/** How a worker is. */
 export interface WorkerState {
   readonly listening: boolean;
   /** Why its journal cannot be written; null when it can. */
@@ -88,6 +88,7 @@ export interface WorkerCalls {
   watch(what: { readonly session: string; readonly watch: number }): Promise<boolean>;
   unwatch(watch: number): void;
   metrics(): Promise<MetricsSnapshot>;
+  state(): WorkerState;
   spoolFull(full: boolean): void;
 }
 
@@ -99,6 +100,5 @@ export interface PrimaryCalls {
   closed(session: string): void;
   /** True when a session elsewhere was told. */
   cancel(question: CancelQuestion): Promise<boolean>;
-  state(state: WorkerState): void;
   watched(watched: Watched): void;
 }

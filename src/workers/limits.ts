@@ -6,9 +6,8 @@ export const QUESTIONS_MAX = 10_000;
 /** Statements on their way to somebody who follows a session; beyond, following ends. */
 export const WATCHED_MAX = 5_000;
 
-/** How often a worker says how it is, and after how long a silence it is not well. */
-export const STATE_MS = 1_000;
-export const SILENCE_MS_MAX = 15_000;
+/** How long a worker may take to say how it is: whoever asks for readiness waits for that. Beyond, it hangs. */
+export const STATE_MS_MAX = 1_500;
 
 /** Pauses before a worker that died is started again: doubled each time, until one has lived for a while. */
 export const RESTART_MS_MIN = 250;

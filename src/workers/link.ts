@@ -54,7 +54,7 @@ export class Link<Here extends Calls<Here>, There extends Calls<There>> {
     name: Name,
     argument: Argument<There[Name]>,
   ): Promise<Answer<There[Name]>> {
-    if (this.#closed) return Promise.reject(gone());
+    if (this.#closed) return Promise.reject(new GoneError());
     if (this.#questions.size >= QUESTIONS_MAX)
       return Promise.reject(new Refusal('rate_limited', 'too much is asked at once; try again'));
     this.#last += 1;
@@ -62,7 +62,7 @@ export class Link<Here extends Calls<Here>, There extends Calls<There>> {
     return new Promise((resolve, reject) => {
       this.#questions.set(id, { resolve: resolve as (value: unknown) => void, reject });
       this.#channel.send({ kind: 'ask', id, name, argument } satisfies Message, (error) => {
-        if (error !== null && this.#questions.delete(id)) reject(gone());
+        if (error !== null && this.#questions.delete(id)) reject(new GoneError());
       });
     });
   }
@@ -80,7 +80,7 @@ export class Link<Here extends Calls<Here>, There extends Calls<There>> {
   /** The other side is gone: whoever waits for an answer hears so. */
   close(): void {
     this.#closed = true;
-    for (const question of this.#questions.values()) question.reject(gone());
+    for (const question of this.#questions.values()) question.reject(new GoneError());
     this.#questions.clear();
   }
 
@@ -118,8 +118,12 @@ export class Link<Here extends Calls<Here>, There extends Calls<There>> {
   }
 }
 
-function gone(): Error {
-  return new Error('the other process is gone');
+/** There is nobody any more to answer. */
+export class GoneError extends Error {
+  constructor() {
+    super('the other process is gone');
+    this.name = 'GoneError';
+  }
 }
 
 function failureOf(error: unknown): Failure {

@@ -96,7 +96,8 @@ export class WorkerPool {
     return this.workers.reduce((sum, worker) => sum + worker.sessionsHeld, 0);
   }
 
-  health(): PoolHealth {
+  async health(): Promise<PoolHealth> {
+    await Promise.all(this.workers.map((worker) => worker.look()));
     const troubles = this.#places.flatMap(({ number, worker, trouble }) => {
       if (trouble !== null) return [`worker ${number}: ${trouble}`];
       return worker?.silent ? [`worker ${number} does not answer`] : [];

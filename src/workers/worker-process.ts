@@ -17,7 +17,7 @@ import {
   type WorkerCalls,
   type WorkerState,
 } from './contract.ts';
-import { METRICS_MS_MAX, SILENCE_MS_MAX } from './limits.ts';
+import { METRICS_MS_MAX, STATE_MS_MAX } from './limits.ts';
 import { Link } from './link.ts';
 
 /** What the first process has for the sign-ins of its workers. */
@@ -44,7 +44,7 @@ export class WorkerProcess implements LiveSessions {
   #watches = 0;
   #running = false;
   #state: WorkerState | null = null;
-  #heardAt: number;
+  #silent = false;
   #metrics: MetricsSnapshot = [];
 
   constructor(process: Worker, number: number, boot: string, ports: WorkerPorts) {
@@ -53,7 +53,6 @@ export class WorkerProcess implements LiveSessions {
     this.boot = boot;
     this.#ports = ports;
     this.startedAt = ports.now();
-    this.#heardAt = this.startedAt;
     this.#link = new Link<PrimaryCalls, WorkerCalls>(
       {
         send: (message, sent) => void process.send(message, sent),
@@ -72,13 +71,22 @@ export class WorkerProcess implements LiveSessions {
     return this.#running;
   }
 
+  /** As it was at the last `look`. */
   get state(): WorkerState | null {
     return this.#state;
   }
 
-  /** It has said nothing for a while: it hangs. */
+  /** It did not answer to the last `look`: it hangs. */
   get silent(): boolean {
-    return this.#ports.now() - this.#heardAt > SILENCE_MS_MAX;
+    return this.#silent;
+  }
+
+  /** Asks how it is. Never rejects. */
+  async look(): Promise<void> {
+    const asked = this.#link.ask('state', null).catch(() => null);
+    const state = await within(asked, STATE_MS_MAX);
+    this.#silent = state === null;
+    this.#state = state ?? this.#state;
   }
 
   /** Sessions, and those about to be. */
@@ -111,13 +119,8 @@ export class WorkerProcess implements LiveSessions {
 
   /** Its metrics as they are now; as they were last, where it does not answer. */
   async metrics(): Promise<MetricsSnapshot> {
-    let timer: NodeJS.Timeout | undefined;
-    const tooLate = new Promise<MetricsSnapshot>((resolve) => {
-      timer = setTimeout(() => resolve(this.#metrics), METRICS_MS_MAX);
-    });
-    const asked = this.#link.ask('metrics', null).catch(() => this.#metrics);
-    this.#metrics = await Promise.race([asked, tooLate]);
-    clearTimeout(timer);
+    const asked = this.#link.ask('metrics', null).catch(() => null);
+    this.#metrics = (await within(asked, METRICS_MS_MAX)) ?? this.#metrics;
     return this.#metrics;
   }
 
@@ -156,17 +159,13 @@ export class WorkerProcess implements LiveSessions {
   }
 
   #calls(): PrimaryCalls {
-    const { access, cancel, now } = this.#ports;
+    const { access, cancel } = this.#ports;
     const target = (name: string): Target | null => this.#ports.target(name);
     return {
       challenge: (question) => challengeFor(access, question, target),
       admit: async (question) => this.#hold(await admitFor(access, question, target)),
       closed: (session) => this.#closed(session),
       cancel: (question) => cancel(question, this),
-      state: (state) => {
-        this.#state = state;
-        this.#heardAt = now();
-      },
       watched: (watched) => this.#watched(watched),
     };
   }
@@ -197,4 +196,15 @@ export class WorkerProcess implements LiveSessions {
     if (watched.what !== 'closed') watcher?.[watched.what](watched.shown);
     else if (this.#watchers.delete(watched.watch)) watcher?.closed();
   }
+}
+
+/** What was asked, or null when it takes longer than `ms`. */
+async function within<Value>(asked: Promise<Value | null>, ms: number): Promise<Value | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), ms);
+  });
+  const value = await Promise.race([asked, tooLate]);
+  clearTimeout(timer);
+  return value;
 }

@@ -215,10 +215,14 @@ describe('a provider that is down', () => {
     });
     expect(await backends()).toBe(before);
     expect((await running.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
-    expect(app.health().parts.find(({ name }) => name === 'secrets.vault')).toMatchObject({ ready: false });
+    expect((await app.health()).parts.find(({ name }) => name === 'secrets.vault')).toMatchObject({
+      ready: false,
+    });
     vault.fault = 'none';
     await (await connect('made')).end();
-    expect(app.health().parts.find(({ name }) => name === 'secrets.vault')).toMatchObject({ ready: true });
+    expect((await app.health()).parts.find(({ name }) => name === 'secrets.vault')).toMatchObject({
+      ready: true,
+    });
     await running.end();
   });
 
