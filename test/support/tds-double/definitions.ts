@@ -2,8 +2,8 @@ import { parseExpression, parseType, type Scope, type TokenCursor } from './expr
 import type { Statement } from './messages.ts';
 import { Command } from './output.ts';
 import { type Column, SqlError } from './state.ts';
-import type * as types from './types.ts';
 import type { SqlValue } from './types.ts';
+import * as types from './types.ts';
 
 /** CREATE, DROP and TRUNCATE of the test double. */
 
@@ -17,8 +17,31 @@ export function parseTruncate(cursor: TokenCursor): Statement {
 
 export function parseCreate(cursor: TokenCursor): Statement {
   if (cursor.accept('OR', 'ALTER') || cursor.isWord('PROCEDURE', 'PROC')) return parseCreateProcedure(cursor);
+  if (cursor.accept('TYPE')) return parseCreateType(cursor);
   cursor.expect('TABLE');
   const name = cursor.name();
+  const columns = parseColumns(cursor);
+  return async ({ state, output }) => {
+    if (state.tables(name).has(name.toLowerCase())) {
+      throw new SqlError(2714, 16, `There is already an object named '${name}' in the database.`, true, 6);
+    }
+    state.tables(name).set(name.toLowerCase(), { name, columns, rows: [], nextIdentity: 1 });
+    output.done(Command.none, null);
+  };
+}
+
+function parseCreateType(cursor: TokenCursor): Statement {
+  const name = cursor.name();
+  cursor.expect('AS');
+  cursor.expect('TABLE');
+  const columns = parseColumns(cursor);
+  return async ({ state, output }) => {
+    state.store.tableTypes.set(name.toLowerCase(), columns);
+    output.done(Command.none, null);
+  };
+}
+
+function parseColumns(cursor: TokenCursor): Column[] {
   cursor.expect('(');
   const columns: Column[] = [];
   do {
@@ -36,13 +59,16 @@ export function parseCreate(cursor: TokenCursor): Statement {
     columns.push({ name: column, type, nullable, identity: words.includes('IDENTITY'), key });
   } while (cursor.accept(','));
   cursor.expect(')');
-  return async ({ state, output }) => {
-    if (state.tables(name).has(name.toLowerCase())) {
-      throw new SqlError(2714, 16, `There is already an object named '${name}' in the database.`, true, 6);
-    }
-    state.tables(name).set(name.toLowerCase(), { name, columns, rows: [], nextIdentity: 1 });
-    output.done(Command.none, null);
-  };
+  return columns;
+}
+
+/** `name READONLY`: a table type, whose values are passed as they are. */
+function acceptTableType(cursor: TokenCursor): boolean {
+  const from = cursor.at;
+  cursor.name();
+  if (cursor.accept('READONLY')) return true;
+  cursor.at = from;
+  return false;
 }
 
 function parseCreateProcedure(cursor: TokenCursor): Statement {
@@ -52,7 +78,7 @@ function parseCreateProcedure(cursor: TokenCursor): Statement {
   while (cursor.current.kind === 'variable') {
     const parameter = cursor.next().text;
     cursor.accept('AS');
-    const type = parseType(cursor);
+    const type = acceptTableType(cursor) ? types.INT : parseType(cursor);
     const fallback = cursor.accept('=') ? parseExpression(cursor) : null;
     const output = cursor.accept('OUTPUT') || cursor.accept('OUT');
     const value = fallback === null ? null : fallback({} as Scope);
@@ -74,9 +100,11 @@ export function parseDrop(cursor: TokenCursor): Statement {
   const name = cursor.name();
   return async ({ state, output }) => {
     const key = name.toLowerCase();
-    const removed = kind === 'TABLE' ? state.tables(name).delete(key) : state.store.procedures.delete(key);
+    const { procedures, tableTypes } = state.store;
+    const places = { TABLE: state.tables(name), TYPE: tableTypes };
+    const removed = (places[kind as 'TABLE' | 'TYPE'] ?? procedures).delete(key);
     if (!removed && !tolerant) {
-      const what = kind === 'TABLE' ? 'table' : 'procedure';
+      const what = kind in places ? kind.toLowerCase() : 'procedure';
       throw new SqlError(
         3701,
         11,

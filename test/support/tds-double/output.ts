@@ -34,8 +34,13 @@ export function directWriter(stream: Duplex): PacketWriter {
       new Promise((resolve) => {
         if (!stream.writableNeedDrain || stream.destroyed) resolve();
         else {
-          stream.once('drain', resolve);
-          stream.once('close', resolve);
+          const done = (): void => {
+            stream.off('drain', done);
+            stream.off('close', done);
+            resolve();
+          };
+          stream.on('drain', done);
+          stream.on('close', done);
         }
       }),
   };
@@ -163,10 +168,10 @@ export class Output {
     const bytes = Buffer.concat(this.#tokens);
     const room = this.#packetBytes - 8;
     let at = 0;
-    for (; at + room < bytes.length; at += room) {
+    while (at + room < bytes.length && !this.cancelled) {
       const ready = this.#writer.write(this.#packet(bytes.subarray(at, at + room), false));
+      at += room;
       if (!ready) await this.#writer.drained();
-      if (this.cancelled) break;
     }
     this.#tokens = [bytes.subarray(at)];
     this.#length = bytes.length - at;

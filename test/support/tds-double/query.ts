@@ -10,7 +10,7 @@ import {
 } from './expressions.ts';
 import type { SqlToken } from './lexer.ts';
 import type { ResultColumn } from './output.ts';
-import type { SessionState } from './state.ts';
+import { SqlError } from './state.ts';
 import { BIT, INT, nvarchar, type SqlValue } from './types.ts';
 
 /** SELECT of the test double: one source, a filter, an order, aggregates over all rows, UNION ALL. */
@@ -27,7 +27,7 @@ type NamedRow = Map<string, SqlValue>;
 
 /** Where rows come from; null for a SELECT without FROM. */
 interface Source {
-  names(state: SessionState): readonly { name: string; type: ResultColumn['type'] }[];
+  names(scope: Scope): readonly { name: string; type: ResultColumn['type'] }[];
   rows(scope: Scope): Iterable<NamedRow>;
 }
 
@@ -191,6 +191,7 @@ function parseSource(cursor: TokenCursor): Source {
 
 function parsePart(cursor: TokenCursor): Source {
   if (cursor.accept('(')) return parseDerived(cursor);
+  if (cursor.current.kind === 'variable') return parseTableVariable(cursor);
   const from = cursor.at;
   const name = cursor.name();
   const path = cursor.tokens
@@ -203,11 +204,34 @@ function parsePart(cursor: TokenCursor): Source {
     return ENDLESS;
   if (path === 'sys.columns') return CATALOGUE;
   return {
-    names: (state) => state.table(name).columns,
+    names: ({ state }) => state.table(name).columns,
     *rows({ state }) {
       const table = state.table(name);
       for (const row of table.rows) {
         yield new Map(table.columns.map((column, index) => [column.name.toLowerCase(), row[index]!]));
+      }
+    },
+  };
+}
+
+/** A table-valued parameter. */
+function parseTableVariable(cursor: TokenCursor): Source {
+  const variable = cursor.next().text;
+  parseAlias(cursor);
+  const tableOf = ({ variables }: Scope) => {
+    const found = variables.get(variable.toLowerCase())?.table;
+    if (found === undefined) {
+      throw new SqlError(1087, 16, `Must declare the table variable "${variable}".`, true);
+    }
+    return found;
+  };
+  return {
+    names: (scope) => scope.state.tableType(tableOf(scope).typeName),
+    *rows(scope) {
+      const { typeName, rows } = tableOf(scope);
+      const columns = scope.state.tableType(typeName);
+      for (const row of rows) {
+        yield new Map(columns.map((column, index) => [column.name.toLowerCase(), row[index]!]));
       }
     },
   };
@@ -249,7 +273,7 @@ const ENDLESS: Source = {
 
 function crossed(left: Source, right: Source): Source {
   return {
-    names: (state) => [...left.names(state), ...right.names(state)],
+    names: (scope) => [...left.names(scope), ...right.names(scope)],
     *rows(scope) {
       for (const a of left.rows(scope)) for (const b of right.rows(scope)) yield new Map([...a, ...b]);
     },
@@ -263,7 +287,7 @@ function parseDerived(cursor: TokenCursor): Source {
     cursor.expect(')');
     parseAlias(cursor);
     return {
-      names: (state) => query.columns({ state, variables: new Map(), row: null, rowNumber: 0, rows: null }),
+      names: (scope) => query.columns(scope),
       *rows(scope) {
         const names = query.columns(scope).map(({ name }) => name.toLowerCase());
         for (const row of query.rows(scope)) yield new Map(names.map((name, index) => [name, row[index]!]));
@@ -281,10 +305,7 @@ function parseDerived(cursor: TokenCursor): Source {
   while (cursor.accept(','));
   cursor.expect(')');
   return {
-    names: (state) => {
-      const scope = { state, variables: new Map(), row: null, rowNumber: 0, rows: null };
-      return names.map((name, index) => ({ name, type: lists[0]![index]!(scope).type }));
-    },
+    names: (scope) => names.map((name, index) => ({ name, type: lists[0]![index]!(scope).type })),
     *rows(scope) {
       for (const list of lists) {
         yield new Map(names.map((name, index) => [name.toLowerCase(), list[index]!(scope)]));
@@ -327,7 +348,7 @@ class OneQuery implements Query {
   }
 
   columns(scope: Scope): ResultColumn[] {
-    const names = this.#parts.source?.names(scope.state) ?? [];
+    const names = this.#parts.source?.names(scope) ?? [];
     // Types come from a look at the expressions over an empty row of the source.
     const row: NamedRow = new Map(names.map(({ name, type }) => [name.toLowerCase(), { type, value: null }]));
     const inner: Scope = { ...scope, row, rowNumber: 1, rows: [] };
@@ -338,7 +359,7 @@ class OneQuery implements Query {
   }
 
   *rows(scope: Scope): Iterable<SqlValue[]> {
-    const names = this.#parts.source?.names(scope.state).map(({ name }) => name.toLowerCase()) ?? [];
+    const names = this.#parts.source?.names(scope).map(({ name }) => name.toLowerCase()) ?? [];
     for (const inner of this.#scopes(scope)) {
       yield this.#parts.items.flatMap(({ star, expression }) =>
         star ? names.map((name) => inner.row!.get(name)!) : [expression!(inner)],

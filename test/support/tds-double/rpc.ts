@@ -62,10 +62,11 @@ function readParameter(from: Bytes): Parameter {
   return { name, output: (status & 1) !== 0, value: readValue(from, type) };
 }
 
-/** A table-valued parameter, reduced to the number of its rows. */
+/** A table-valued parameter. As a plain value, it is the number of its rows. */
 function readTable(from: Bytes): SqlValue {
   from.u8();
-  for (let part = 0; part < 3; part += 1) from.text(from.u8());
+  let typeName = '';
+  for (let part = 0; part < 3; part += 1) typeName = from.text(from.u8());
   const count = from.u16();
   const columns: types.SqlType[] = [];
   for (let index = 0; count !== 0xffff && index < count; index += 1) {
@@ -75,12 +76,11 @@ function readTable(from: Bytes): SqlValue {
     from.text(from.u8());
   }
   let tag = from.u8();
-  let rows = 0;
+  const rows: SqlValue[][] = [];
   for (tag = tag === 0 ? from.u8() : tag; tag === 1; tag = from.u8()) {
-    for (const type of columns) readValue(from, type);
-    rows += 1;
+    rows.push(columns.map((type) => readValue(from, type)));
   }
-  return literal(rows);
+  return { ...literal(rows.length), table: { typeName, rows } };
 }
 
 /** Runs all calls of a message. */

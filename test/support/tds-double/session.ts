@@ -37,6 +37,21 @@ export async function serve(
     columnEncryption: session.login.features.some(({ id }) => id === 4),
     version: options.version,
   });
+  try {
+    await answerAll(next, writer, session.packetBytes, state, options);
+  } finally {
+    // A transaction that is left open.
+    if (state.transactions > 0) state.reset();
+  }
+}
+
+async function answerAll(
+  next: () => Promise<DoubleMessage | null>,
+  writer: PacketWriter,
+  packetBytes: number,
+  state: SessionState,
+  options: SessionOptions,
+): Promise<void> {
   let running: Promise<void> = Promise.resolve();
   let output: Output | null = null;
   for (;;) {
@@ -49,7 +64,7 @@ export async function serve(
       continue;
     }
     await running;
-    const current = new Output(state, writer, session.packetBytes);
+    const current = new Output(state, writer, packetBytes);
     output = current;
     running = answer(message, state, current, options).then(() => {
       if (output === current) output = null;

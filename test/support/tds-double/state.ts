@@ -27,6 +27,8 @@ export interface Procedure {
 export class Store {
   readonly tables = new Map<string, Table>();
   readonly procedures = new Map<string, Procedure>();
+  /** The columns of table types. */
+  readonly tableTypes = new Map<string, readonly Column[]>();
 }
 
 /** An error with its number and severity, as the server words it. */
@@ -120,6 +122,13 @@ export class SessionState {
   table(name: string): Table {
     const found = this.tables(name).get(name.toLowerCase());
     if (found === undefined) throw new SqlError(208, 16, `Invalid object name '${name}'.`, true);
+    return found;
+  }
+
+  /** The columns of a table type. */
+  tableType(name: string): readonly Column[] {
+    const found = this.store.tableTypes.get(name.toLowerCase());
+    if (found === undefined) throw new SqlError(2715, 16, `Cannot find data type ${name}.`, true);
     return found;
   }
 

@@ -522,7 +522,7 @@ export async function callProcedure(
         4,
       );
     }
-    variables.set(parameter.name.toLowerCase(), cast(value, parameter.type));
+    variables.set(parameter.name.toLowerCase(), value.table ? value : cast(value, parameter.type));
     if (given !== undefined && parameter.output) places[args.indexOf(given)] = parameter.name;
   });
   const within = output.inProcedure;

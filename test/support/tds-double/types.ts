@@ -20,6 +20,8 @@ export interface SqlValue {
   readonly value: Scalar;
   /** The bytes as they came in a parameter: what `SELECT @p` gives back unchanged. */
   readonly wire?: Buffer;
+  /** A table-valued parameter: the name of its type, which has the columns, and its rows. */
+  readonly table?: { readonly typeName: string; readonly rows: readonly (readonly SqlValue[])[] };
 }
 
 const COLLATION = Buffer.from([0x09, 0x04, 0xd0, 0x00, 0x34]);
