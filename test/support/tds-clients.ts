@@ -100,7 +100,8 @@ export async function tedious(
   }
 }
 
-function messagesOf(error: unknown): string {
+/** The messages of an error and of those that it stands for. */
+export function messagesOf(error: unknown): string {
   const messages: string[] = [];
   for (let at: unknown = error; at instanceof Error; at = at.cause) messages.push(at.message);
   return messages.join(' / ');

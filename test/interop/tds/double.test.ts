@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Issued, makeAuthority } from '../../support/certificates.ts';
+import { mssqlSignIn } from '../../support/mssql.ts';
 import { FreeTds, golang, isql, jdbc, python, tedious } from '../../support/tds-clients.ts';
 import { startTdsDouble, type TdsDouble } from '../../support/tds-double/double.ts';
 import type { DoubleEncryption } from '../../support/tds-double/login.ts';
@@ -50,6 +51,7 @@ describe.each(['off', 'login-only', 'required'] as const)('with encryption `%s`'
     const encrypted = encryption !== 'off';
     const results = {
       tedious: await tedious(signIn, { encrypt: encrypted, trustServerCertificate: true }),
+      mssql: await mssqlSignIn(signIn, { encrypt: encrypted }),
       jdbc: (
         await jdbc([
           {
@@ -85,6 +87,7 @@ describe.each(['off', 'login-only', 'required'] as const)('with encryption `%s`'
     const good = { ok: true, text: '42' };
     expect(results).toEqual({
       tedious: good,
+      mssql: good,
       jdbc: good,
       jtds: good,
       golang: good,

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -8,6 +8,7 @@ import { tds } from '../../../protocols/tds/engine.ts';
 import { type Issued, makeAuthority } from '../../support/certificates.ts';
 import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
 import type { RecordedSession } from '../../support/memory-recorder.ts';
+import { mssqlSignIn } from '../../support/mssql.ts';
 import {
   FreeTds,
   golang,
@@ -170,7 +171,6 @@ const FAMILIES: readonly Family[] = [
       ['strict, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
     ],
     run: async (settings, stand) => {
-      const { readFile } = await import('node:fs/promises');
       const results: SignInResult[] = [];
       for (const setting of settings) {
         const right = !setting.includes('wrong');
@@ -180,6 +180,30 @@ const FAMILIES: readonly Family[] = [
             encrypt: setting.startsWith('strict') ? 'strict' : setting.startsWith('on'),
             trustServerCertificate: !setting.includes('authority'),
             cryptoCredentialsDetails: { ca },
+          }),
+        );
+      }
+      return results;
+    },
+  },
+  {
+    name: 'mssql',
+    rows: () => [
+      ['off', DEMANDED, 'clear', 'clear'],
+      ['on, unchecked', 'full', 'full', 'full'],
+      ['on, right authority', 'full', 'full', 'full'],
+      ['on, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
+      ['strict, right authority', 'strict', 'strict', 'strict'],
+      ['strict, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
+    ],
+    run: async (settings, stand) => {
+      const results: SignInResult[] = [];
+      for (const setting of settings) {
+        results.push(
+          await mssqlSignIn(account('mssql', setting, stand), {
+            encrypt: setting.startsWith('strict') ? 'strict' : setting.startsWith('on'),
+            trustServerCertificate: !setting.includes('authority'),
+            ca: await readFile(setting.includes('wrong') ? files.wrongCa : files.ca, 'utf8'),
           }),
         );
       }
@@ -434,7 +458,7 @@ describe('a certificate chain of many kilobytes', () => {
     expect(chain.length * 0.73).toBeGreaterThan(bytes * 0.9);
     const stand = await startStand('login', 'on', 'required', false, { ...front, chain });
     try {
-      const unlimited = ['tedious', 'go-mssqldb', 'python-tds', 'pymssql'];
+      const unlimited = ['tedious', 'mssql', 'go-mssqldb', 'python-tds', 'pymssql'];
       const clients = FAMILIES.filter(({ name }) => count <= 10 || unlimited.includes(name));
       for (const family of clients) {
         const { actual, expected } = await compare(family, 2, stand);

@@ -3,12 +3,13 @@ import type { TdsSettings } from '../../../protocols/engine.ts';
 import { tds } from '../../../protocols/tds/engine.ts';
 import { type Issued, makeAuthority } from '../../support/certificates.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from '../../support/gateway.ts';
+import { mssqlSignIn } from '../../support/mssql.ts';
 import { type SqlServer, startSqlServer } from '../../support/sql-server.ts';
 import { golang, jdbc, python, type SignInResult, tedious } from '../../support/tds-clients.ts';
 
 /**
- * Signing in to a server, whatever it is: the one that `SALLYPORT_TEST_MSSQL_URL` names, or the test double. Nothing
- * here may depend on which.
+ * Signing in to a server, whatever it is: the one that `startSqlServer` finds, or the test double. Nothing here may
+ * depend on which.
  */
 
 let server: SqlServer;
@@ -108,6 +109,8 @@ describe('a session', () => {
     const signIn = { port, user: 'somebody', password: 'anything', database: server.database };
     const statement = 'SELECT DB_NAME()';
     const results = [
+      await mssqlSignIn(signIn, { encrypt: false }, statement),
+      await mssqlSignIn(signIn, { encrypt: true }, statement),
       ...(await jdbc(
         [
           { url: `jdbc:sqlserver://localhost:${port};encrypt=false`, user: 'a', password: 'b' },

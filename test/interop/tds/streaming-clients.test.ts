@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Refusal } from '../../../protocols/error.ts';
 import type { TestGateway } from '../../support/gateway.ts';
 import type { RecordedSession, RecordedStatement } from '../../support/memory-recorder.ts';
+import { connectMssql, MSSQL_ROWS, MSSQL_VALUES, mssqlTour } from '../../support/mssql.ts';
 import { type SqlServer, startSqlGateway, startSqlServer } from '../../support/sql-server.ts';
 
 /**
@@ -301,6 +302,110 @@ test('go-mssqldb', async () => {
   });
   expect(find(statements, /^insertbulk|^insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 300 });
   expect(find(statements, /WAITFOR/)).toMatchObject({ status: 'cancelled' });
+});
+
+test('mssql, the npm client', async () => {
+  const { output, sessions, statements } = await both(async (way) => {
+    const pool = await connectMssql({ ...way, database: server.database });
+    const shown = await mssqlTour(pool);
+    await pool.close();
+    return shown;
+  });
+  expect(steps(output)).toMatchObject({
+    inserted: '[1]',
+    kept: '[{"id":10}]',
+    bulk: '3000',
+    paused: '30000',
+    readable: '5000',
+    'cancelled in a result': '["ECANCEL",true]',
+  });
+  expect(output).toContain('"code":"EREQUEST","number":2627');
+  expect(output).toContain('timed out {"code":"ETIMEOUT"');
+  // The first session of a pool is its trial.
+  expect(sessions).toHaveLength(2);
+
+  expect(find(statements, /^INSERT INTO dbo\.tour_mssql \(id, n\) VALUES \(@id/)).toMatchObject({
+    kind: 'rpc',
+    name: 'sp_executesql',
+    parameters: [
+      { name: '@id', type: 'int', value: 1 },
+      { name: '@n', type: 'nvarchar(40)', value: 'été ☃' },
+    ],
+    rowsAffected: 1,
+  });
+  expect(find(statements, /^SELECT n FROM dbo\.tour_mssql WHERE id = @param1$/)).toMatchObject({
+    parameters: [{ name: '@param1', value: 1 }],
+    rowsReturned: 1,
+  });
+  const typed = find(statements, /^SELECT @bit AS/);
+  expect(typed.parameters!.map(({ name }) => name)).toEqual(MSSQL_VALUES.map(([name]) => `@${name}`));
+  expect(Object.fromEntries(typed.parameters!.map(({ name, type, value }) => [name, [type, value]]))).toEqual(
+    {
+      '@bit': ['bit', true],
+      '@tiny': ['tinyint', 200],
+      '@small': ['smallint', -1234],
+      '@int': ['int', 2_147_483_647],
+      '@big': ['bigint', '9007199254740993'],
+      '@decimal': ['decimal(18,4)', '12345.6789'],
+      '@money': ['money', '1234.5678'],
+      '@float': ['float', Math.PI],
+      '@nvarchar': ['nvarchar(50)', 'héllo ☃ 😀'],
+      '@varchar': ['varchar(20)', 'plain €'],
+      '@long': ['nvarchar(max)', 'ü'.repeat(2048)],
+      '@binary': ['varbinary(20)', '0x00ff10'],
+      '@guid': ['uniqueidentifier', '6F9619FF-8B86-D011-B42D-00C04FC964FF'],
+      '@date': ['date', '2024-02-29'],
+      '@time': ['time(3)', '13:14:15.677'],
+      '@datetime2': ['datetime2(7)', '2024-02-29T13:14:15.6770000'],
+      '@offset': ['datetimeoffset(3)', '2024-02-29T13:14:15.677+00:00'],
+      '@nothing': ['nvarchar(10)', null],
+    },
+  );
+  expect(find(statements, /PRINT 'hello'/)).toMatchObject({
+    kind: 'batch',
+    messages: ['hello'],
+    results: [{ rowsReturned: 1 }, { rowsReturned: 2 }],
+  });
+  expect(find(statements, /RAISERROR/)).toMatchObject({
+    status: 'error',
+    error: { code: '50000', message: 'boom', detail: { state: 3, class: 16 } },
+  });
+  expect(call(statements, /^dbo\.tour_mssql_out$/)).toMatchObject({
+    parameters: [
+      { name: '@a', value: 21 },
+      { name: '@o', value: null },
+      { name: '@s', value: 'hey' },
+    ],
+    outputs: [
+      { name: '@o', value: 42 },
+      { name: '@s', value: 'éhey' },
+    ],
+    returnStatus: 5,
+  });
+  const handled = statements.filter(({ text }) => text === 'SELECT @a + 1 AS b');
+  expect(handled.map(({ kind, name, parameters }) => [kind, name, parameters?.[0]?.value])).toEqual([
+    ['prepare', 'sp_prepare', undefined],
+    ['execute', 'sp_execute', 1],
+    ['execute', 'sp_execute', 41],
+    ['rpc', 'sp_unprepare', undefined],
+  ]);
+  const managed = statements.filter(({ kind }) => kind === 'command');
+  expect(managed.map(({ text }) => text)).toEqual([
+    expect.stringMatching(/^BEGIN TRANSACTION/),
+    'COMMIT TRANSACTION',
+    expect.stringMatching(/^BEGIN TRANSACTION/),
+    'ROLLBACK TRANSACTION',
+  ]);
+  expect(find(statements, /VALUES \(11,/)).toMatchObject({ rowsAffected: 1, transaction: 'active' });
+  expect(find(statements, /^insert bulk/i)).toMatchObject({ kind: 'bulk', rowsAffected: 3000, status: 'ok' });
+  const rows = (count: number) => statements.filter(({ text }) => text === MSSQL_ROWS(count));
+  expect(rows(30_000)).toMatchObject([{ rowsReturned: 30_000, status: 'ok' }]);
+  expect(rows(5000)).toMatchObject([{ rowsReturned: 5000, status: 'ok' }]);
+  expect(rows(300_000)).toMatchObject([{ status: 'cancelled' }]);
+  expect(statements.filter(({ text }) => text?.startsWith('WAITFOR'))).toMatchObject([
+    { status: 'cancelled' },
+    { status: 'cancelled' },
+  ]);
 });
 
 test('tsql and bsqldb', async () => {
