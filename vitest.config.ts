@@ -25,6 +25,7 @@ export default defineConfig({
           ...shared,
           name: 'interop',
           include: ['test/interop/**/*.test.ts'],
+          globalSetup: ['test/support/sql-server-run.ts'],
           fileParallelism: false,
           testTimeout: 120_000,
           hookTimeout: 180_000,

@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import type { StartedTestContainer } from 'testcontainers';
 import type { Reachable } from './end-to-end.ts';
@@ -8,30 +7,24 @@ import type { Reachable } from './end-to-end.ts';
 /** A first start pulls the image. */
 const STARTUP_MS_MAX = 170_000;
 
-let missing: boolean | null = null;
-
 /**
- * For `describe.skipIf(containersMissing())`: whether no container engine answers. Says so, once, on standard error; what
+ * For `describe.skipIf(await containersMissing())`: whether no container engine answers. Says so on standard error; what
  * the containers would run is run on local servers all the same. Where the tests must not be left out, set
  * SALLYPORT_TEST_CONTAINERS=1: then they fail instead.
  */
-export function containersMissing(): boolean {
-  if (process.env['SALLYPORT_TEST_CONTAINERS'] === '1') return false;
-  if (missing === null) {
-    missing = !answers('docker') && !answers('podman');
-    if (missing)
-      console.error('No container engine answers: the tests with databases in containers are left out.');
-  }
-  return missing;
+export async function containersMissing(): Promise<boolean> {
+  if (process.env['SALLYPORT_TEST_CONTAINERS'] === '1' || (await engineAnswers())) return false;
+  console.error('No container engine answers: the tests with databases in containers are left out.');
+  return true;
 }
 
-function answers(command: string): boolean {
-  try {
-    execFileSync(command, ['info', '--format', '{{.ID}}'], { stdio: 'ignore', timeout: 10_000 });
-    return true;
-  } catch {
-    return false;
-  }
+/** Whether there is an engine that testcontainers can work with: Docker, or one that speaks its API. */
+export async function engineAnswers(): Promise<boolean> {
+  const { getContainerRuntimeClient } = await import('testcontainers');
+  return getContainerRuntimeClient().then(
+    () => true,
+    () => false,
+  );
 }
 
 const password = (): string => `Aa1-${randomBytes(12).toString('hex')}`;
@@ -87,7 +80,7 @@ export async function mysqlContainer(image: string, type: 'mysql' | 'mariadb'): 
   return reachable(container, 3306, facts);
 }
 
-/** Whoever runs this takes Microsoft's licence for the image, by SALLYPORT_TEST_ACCEPT_EULA=Y. */
+/** Whoever runs this accepts Microsoft's licence of the image: the free Developer edition. */
 export async function sqlServerContainer(image: string): Promise<Reachable> {
   const { GenericContainer, Wait } = await import('testcontainers');
   const facts = { type: 'sqlserver', username: 'sa', password: password(), database: 'tempdb' } as const;

@@ -1,13 +1,14 @@
-import { randomBytes } from 'node:crypto';
+import { inject } from 'vitest';
 import type { TdsSettings } from '../../protocols/engine.ts';
 import { tds } from '../../protocols/tds/engine.ts';
 import { startTestGateway, type TestGateway, type TestGatewayOptions } from './gateway.ts';
+import type { SqlServerOffer } from './sql-server-run.ts';
 import { startTdsDouble, type TdsDouble, type TdsDoubleOptions } from './tds-double/double.ts';
 
 /**
  * The SQL Server that tests run against: the one that `SALLYPORT_TEST_MSSQL_URL` names (`mssql://user:password@host:port/database`),
- * one in a container (`docker:mcr.microsoft.com/mssql/server:2022-latest`, whose licence whoever sets this accepts), or
- * else the test double. Tests of the one must hold for the others: real T-SQL, real error numbers.
+ * one in a container where an engine for them answers, or else the test double (`sql-server-choice.ts` says which). Tests
+ * of the one must hold for the others: real T-SQL, real error numbers.
  */
 export interface SqlServer {
   readonly host: string;
@@ -20,10 +21,12 @@ export interface SqlServer {
   close(): Promise<void>;
 }
 
+/** `options` are those of the double, where it is the double. A real server is shared by all tests of a run. */
 export async function startSqlServer(options: Partial<TdsDoubleOptions> = {}): Promise<SqlServer> {
-  const url = process.env['SALLYPORT_TEST_MSSQL_URL'];
-  if (url?.startsWith('docker:')) return containerServer(url.slice('docker:'.length));
-  if (url) return realServer(new URL(url));
+  const response = await fetch(inject('sqlServerOffer'));
+  if (!response.ok) throw new Error(await response.text());
+  const offer = (await response.json()) as SqlServerOffer;
+  if (offer !== null) return { ...offer, double: null, close: async () => {} };
   const double = await startTdsDouble({
     encryption: 'off',
     logins: { app_rw: 'canary-Server!1' },
@@ -38,41 +41,6 @@ export async function startSqlServer(options: Partial<TdsDoubleOptions> = {}): P
     database: 'shop',
     double,
     close: () => double.close(),
-  };
-}
-
-/** Fails where no container engine answers: it was asked for by name. */
-async function containerServer(image: string): Promise<SqlServer> {
-  const { GenericContainer, Wait } = await import('testcontainers');
-  const password = `Aa1-${randomBytes(12).toString('hex')}`;
-  const container = await new GenericContainer(image)
-    .withEnvironment({ ACCEPT_EULA: 'Y', MSSQL_PID: 'Developer', MSSQL_SA_PASSWORD: password })
-    .withExposedPorts(1433)
-    .withWaitStrategy(Wait.forLogMessage(/Recovery is complete/))
-    .withStartupTimeout(170_000)
-    .start();
-  return {
-    host: container.getHost(),
-    port: container.getMappedPort(1433),
-    username: 'sa',
-    password,
-    database: 'tempdb',
-    double: null,
-    close: async () => {
-      await container.stop();
-    },
-  };
-}
-
-function realServer(url: URL): SqlServer {
-  return {
-    host: url.hostname,
-    port: Number(url.port || 1433),
-    username: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-    database: url.pathname.slice(1) || 'tempdb',
-    double: null,
-    close: async () => {},
   };
 }
 

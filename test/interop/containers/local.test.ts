@@ -37,7 +37,7 @@ if (!mysqlMissing()) endToEnd('MySQL, unpacked', async () => withAccount(await s
 
 endToEnd('MariaDB 10, unpacked', async () => withAccount(await startMariadb('10'), 'mariadb'));
 
-endToEnd('SQL Server, as SALLYPORT_TEST_MSSQL_URL says, else the double', async () => ({
+endToEnd('SQL Server: a real one where there is one, else the double', async () => ({
   type: 'sqlserver',
   ...(await startSqlServer()),
 }));
