@@ -1,7 +1,10 @@
 import type { JournalEvent, StatementEndedEvent, StatementStartedEvent } from './events.ts';
+import { CHUNK_BYTES_MAX } from './limits.ts';
 
 /** A session that has little to say takes no more than this. */
 const FIRST_BYTES = 2 * 1024;
+/** Room for a chunk and the event that makes it full, where that is no longer than most. */
+const CHUNK_ROOM_BYTES = CHUNK_BYTES_MAX + 16 * 1024;
 /** UTF-8 of a UTF-16 unit, at most. */
 const BYTES_A_CHARACTER_MAX = 3;
 
@@ -20,14 +23,16 @@ export class Lines {
     return this.#count;
   }
 
-  /** Adds an event; gives its bytes. */
-  add(event: JournalEvent): number {
+  /** Bytes that are taken, for these lines and for more. */
+  get room(): number {
+    return this.#bytes.length;
+  }
+
+  add(event: JournalEvent): void {
     const line = `${lineOf(event)}\n`;
-    const before = this.#length;
     this.#reserve(line);
-    this.#length += this.#bytes.write(line, before, 'utf8');
+    this.#length += this.#bytes.write(line, this.#length, 'utf8');
     this.#count += 1;
-    return this.#length - before;
   }
 
   /** The bytes of the lines so far, until the next is added. */
@@ -46,7 +51,8 @@ export class Lines {
     if (line.length * BYTES_A_CHARACTER_MAX <= room) return;
     const more = Buffer.byteLength(line);
     if (more <= room) return;
-    const larger = Buffer.allocUnsafeSlow(Math.max(this.#length + more, this.#bytes.length * 2, FIRST_BYTES));
+    const doubled = Math.min(Math.max(this.#bytes.length * 2, FIRST_BYTES), CHUNK_ROOM_BYTES);
+    const larger = Buffer.allocUnsafeSlow(Math.max(this.#length + more, doubled));
     this.#bytes.copy(larger, 0, 0, this.#length);
     this.#bytes = larger;
   }

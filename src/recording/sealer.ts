@@ -357,7 +357,9 @@ export class Sealer {
       file: null,
     };
     const open = state.open;
-    this.#memory += open.lines.add(event);
+    const { room } = open.lines;
+    open.lines.add(event);
+    this.#memory += open.lines.room - room;
     open.to = this.#place;
     open.lastAt = event.at;
     this.#tell(event, state.id);
@@ -411,7 +413,16 @@ export class Sealer {
     if (lines.count === 0) return;
     open.file ??= await this.#begin(state, open);
     writeWhole(open.file.fd, open.file.writer.chunk(lines.bytes, lines.count));
-    this.#memory -= lines.length;
+    // Whoever fills chunks will fill the next: its room is kept while there is enough for all.
+    if (
+      lines.length >= CHUNK_BYTES_MAX &&
+      lines.room <= 2 * CHUNK_BYTES_MAX &&
+      this.#memory <= SEALER_MEMORY_BYTES_MAX / 2
+    ) {
+      lines.clear();
+      return;
+    }
+    this.#memory -= lines.room;
     open.lines = new Lines();
   }
 
@@ -473,6 +484,7 @@ export class Sealer {
     state.previous = writer.sha256;
     state.sealedTo = open.to;
     state.part += 1;
+    this.#memory -= open.lines.room;
     state.open = null;
     state.closing = null;
     if (wanted !== 'open') {

@@ -192,6 +192,8 @@ export type SegmentRead =
   | { readonly kind: 'damaged'; readonly offset: number; readonly length: number; readonly reason: string };
 
 const READ_BYTES = 256 * 1024;
+/** What was read last, of any segment: decrypted at once, into bytes of its own. */
+const encrypted = Buffer.allocUnsafeSlow(READ_BYTES);
 /** Batches up to this are hashed without allocating. */
 const SEALED_BYTES = 16 * 1024;
 
@@ -278,9 +280,9 @@ export class SegmentReader {
     for (;;) {
       const read = this.#parse();
       if (read !== null) return read;
-      const more = readAt(this.#fd, this.offset + this.#bytes.length, READ_BYTES);
-      if (more.length === 0) return { kind: 'end', bytes: this.#bytes.length, torn: this.#torn() };
-      const plain = this.#decipher.update(more);
+      const count = readSync(this.#fd, encrypted, 0, READ_BYTES, this.offset + this.#bytes.length);
+      if (count === 0) return { kind: 'end', bytes: this.#bytes.length, torn: this.#torn() };
+      const plain = this.#decipher.update(encrypted.subarray(0, count));
       this.#bytes = this.#bytes.length === 0 ? plain : Buffer.concat([this.#bytes, plain]);
     }
   }
