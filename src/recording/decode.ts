@@ -90,9 +90,9 @@ class EventReader {
     return this.bytes.toString('hex', at, at + length);
   }
 
-  session(): string {
+  session(known: string | null): string {
     const at = this.take(SESSION_BYTES, 'session');
-    return this.bytes.toString('latin1', at, at + SESSION_BYTES);
+    return known ?? this.bytes.toString('latin1', at, at + SESSION_BYTES);
   }
 }
 
@@ -141,13 +141,13 @@ function rawEvent(bytes: Buffer): RawEvent {
   return { bytes, session: 'session' in event ? event.session : null, event };
 }
 
-/** Decodes one event, length included. Throws `FormatError`. */
-export function decodeEvent(bytes: Buffer): JournalEvent {
+/** Decodes one event, length included. `session` is its own, where that is known already. Throws `FormatError`. */
+export function decodeEvent(bytes: Buffer, session: string | null = null): JournalEvent {
   const reader = new EventReader(bytes, 4, bytes.length);
   const type = reader.u8('type');
-  if (type === TYPE_STARTED) return decodeStarted(reader);
-  if (type === TYPE_ENDED) return decodeEnded(reader);
-  if (type === TYPE_FRAME) return decodeFrame(reader);
+  if (type === TYPE_STARTED) return decodeStarted(reader, session);
+  if (type === TYPE_ENDED) return decodeEnded(reader, session);
+  if (type === TYPE_FRAME) return decodeFrame(reader, session);
   if (type !== TYPE_JSON) throw new FormatError(`unknown event type ${type}`);
   try {
     return JSON.parse(bytes.toString('utf8', 5)) as JournalEvent;
@@ -156,8 +156,8 @@ export function decodeEvent(bytes: Buffer): JournalEvent {
   }
 }
 
-function decodeStarted(reader: EventReader): StatementStartedEvent {
-  const session = reader.session();
+function decodeStarted(reader: EventReader, known: string | null): StatementStartedEvent {
+  const session = reader.session(known);
   const seq = reader.u32('seq');
   const at = timeText(reader.f64('at'));
   const kind = STATEMENT_KINDS[reader.u8('kind')];
@@ -190,8 +190,8 @@ function decodeStarted(reader: EventReader): StatementStartedEvent {
   };
 }
 
-function decodeEnded(reader: EventReader): StatementEndedEvent {
-  const session = reader.session();
+function decodeEnded(reader: EventReader, known: string | null): StatementEndedEvent {
+  const session = reader.session(known);
   const seq = reader.u32('seq');
   const at = timeText(reader.f64('at'));
   const durationUs = reader.f64('duration');
@@ -243,8 +243,8 @@ function decodeEnded(reader: EventReader): StatementEndedEvent {
   return event;
 }
 
-function decodeFrame(reader: EventReader): FrameEvent {
-  const session = reader.session();
+function decodeFrame(reader: EventReader, known: string | null): FrameEvent {
+  const session = reader.session(known);
   const at = timeText(reader.f64('at'));
   const from = reader.u8('from') === 0 ? 'client' : 'server';
   const data = reader.bytes.subarray(reader.at, reader.end);

@@ -282,7 +282,7 @@ export class Sealer {
 
   /** Null where the event only joins those that wait, as nearly all do: a promise an event is felt. */
   #raw(raw: RawEvent): Promise<void> | null {
-    const event = raw.event ?? decodeEvent(raw.bytes);
+    const event = raw.event ?? decodeEvent(raw.bytes, raw.session);
     this.#lastAt = event.at;
     const state = this.#sessions.get(raw.session ?? this.#options.boot);
     if (state === undefined || !JOINING.has(event.type)) return this.#turning(raw, event);
