@@ -12,12 +12,12 @@ import { ENGINE_OF_TYPE } from './config/resources.ts';
 import type { Config } from './config/schema.ts';
 import { measureDoors } from './doors.ts';
 import type { ChannelTls } from './gateway/channel.ts';
-import { clearStaleSocket, Gateway } from './gateway/gateway.ts';
+import { Gateway } from './gateway/gateway.ts';
 import { GatewaySessions, JoinedSessions, type LiveSessions } from './gateway/live-sessions.ts';
 import { localCertificate } from './gateway/local-certificate.ts';
 import { type PeerCancel, PeerSeal, Peers } from './gateway/peers.ts';
 import { CountedPlaces } from './gateway/places.ts';
-import { type Door, listenKey, type Target } from './gateway/target.ts';
+import type { Door, Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import { addApi } from './http/api.ts';
 import type { Health, HealthPart, HealthSource } from './http/health.ts';
@@ -58,8 +58,6 @@ export class App implements HealthSource {
   readonly #serving: Serving<Config>;
   /** The processes that serve the listeners; null where this one does. */
   readonly #pool: WorkerPool | null;
-  /** Where the workers listen. */
-  #addresses: ReadonlySet<string> = new Set();
   readonly #sessions: LiveSessions;
   readonly #log: Log;
   readonly #lag: EventLoopLag;
@@ -101,6 +99,7 @@ export class App implements HealthSource {
           : (id, secret, host) => this.#askOthers({ id, secret, host }),
       endOnRecordingFailure: config.recording.on_failure === 'refuse',
       places,
+      part: count === 1 ? 'both' : { handOver: (key, socket) => this.#pool!.handOver(key, socket) },
     });
     this.#pool =
       count === 1
@@ -253,19 +252,12 @@ export class App implements HealthSource {
     return { parts };
   }
 
-  /** Makes the listeners be those of the configuration: of this process, or of its workers. */
+  /** Makes the listeners be those of the configuration, once those are ready who serve what comes there. */
   async #listen(isStart: boolean): Promise<void> {
-    measureDoors(this.metrics, this.#serving.config, this.#serving);
-    const pool = this.#pool;
-    if (pool === null) return this.gateway.apply(this.doors);
-    const former = this.#addresses;
-    this.#addresses = new Set(
-      this.doors.flatMap(({ listen }) => (listen === null ? [] : [listenKey(listen)])),
-    );
-    // Before a worker listens there: this process holds what all of them share.
-    for (const { listen } of this.doors)
-      if (listen?.kind === 'unix' && !former.has(listenKey(listen))) await clearStaleSocket(listen.path);
-    return isStart ? pool.start() : pool.reload(workerConfig(this.#serving.config));
+    const config = this.#serving.config;
+    measureDoors(this.metrics, config, this.#serving);
+    await (isStart ? this.#pool?.start() : this.#pool?.reload(workerConfig(config)));
+    await this.gateway.apply(this.doors);
   }
 
   #endLaunch(launch: string, refusal: Refusal): number {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { Refusal } from '../protocols/error.ts';
 import { RemoteAccess } from './access/remote-access.ts';
 import { Gateway } from './gateway/gateway.ts';
@@ -10,6 +11,7 @@ import { Metrics } from './metrics.ts';
 import { ProcessRecording } from './recording/setup.ts';
 import { PROVIDER_CHECK_MS, Serving } from './serving.ts';
 import {
+  type HandedOver,
   type PrimaryCalls,
   refusalOf,
   type Watched,
@@ -87,7 +89,7 @@ class Working {
       askPeers: (id, secret, host) => primary.ask('cancel', { id, secret, host }),
       endOnRecordingFailure: recorded.on_failure === 'refuse',
       places: TAKEN,
-      sharesListeners: true,
+      part: 'serve',
     });
     this.sessions = new GatewaySessions(this.gateway, (statement, session) =>
       recording.present(session, statement),
@@ -218,5 +220,13 @@ const primary = new Link<WorkerCalls, PrimaryCalls>(
   },
   calls,
 );
-// Also when the first process is gone, which ends this one: what was recorded is with the operating system by then.
+process.on('message', (message: HandedOver, socket: Socket | undefined) => {
+  if (message.kind !== 'socket' || socket === undefined) return;
+  // As the gateway's own servers have it: a client may say that it sends no more, and wait for the answer.
+  socket.allowHalfOpen = true;
+  if (calls.working === null) socket.destroy();
+  else calls.working.gateway.accepted(message.key, socket);
+});
+process.once('disconnect', () => process.exit(0));
+// Also when the first process is gone: what was recorded is with the operating system by then.
 process.on('exit', () => calls.working?.recording.journal.flush());

@@ -30,8 +30,11 @@ export interface GatewayPorts {
   readonly endOnRecordingFailure: boolean;
   /** Default: this process's own. */
   readonly places?: Places;
-  /** Another process holds the listening sockets, and looks after their files. */
-  readonly sharesListeners?: boolean;
+  /**
+   * Who listens and who serves. `both`, the default: this process. `listen`: accepted sockets go to `handOver`, unread.
+   * `serve`: another process listens, and its sockets come by `accepted`.
+   */
+  readonly part?: 'both' | 'serve' | { readonly handOver: (key: string, socket: Socket) => void };
 }
 
 /** What a connection sees of its gateway. */
@@ -45,7 +48,8 @@ export interface GatewayContext extends GatewayPorts {
 }
 
 interface Listener {
-  readonly server: Server;
+  /** Null where another process listens. */
+  readonly server: Server | null;
   door: Door;
   handshaking: number;
 }
@@ -65,7 +69,7 @@ export class Gateway implements GatewayContext {
   readonly #listeners = new Map<string, Listener>();
   readonly #connections = new Set<Connection>();
   readonly #places: Places;
-  readonly #sharesListeners: boolean;
+  readonly #part: NonNullable<GatewayPorts['part']>;
   readonly #ticker: NodeJS.Timeout;
   #draining = false;
   #emptied: (() => void) | null = null;
@@ -81,7 +85,7 @@ export class Gateway implements GatewayContext {
     this.askPeers = ports.askPeers;
     this.endOnRecordingFailure = ports.endOnRecordingFailure;
     this.#places = ports.places ?? new CountedPlaces();
-    this.#sharesListeners = ports.sharesListeners ?? false;
+    this.#part = ports.part ?? 'both';
     this.cancels = new Cancels(ports.random, ports.now);
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     this.#ticker.unref();
@@ -94,7 +98,7 @@ export class Gateway implements GatewayContext {
 
   /** Every listener that was asked for is up. */
   get listening(): boolean {
-    for (const listener of this.#listeners.values()) if (!listener.server.listening) return false;
+    for (const listener of this.#listeners.values()) if (listener.server?.listening === false) return false;
     return !this.#draining;
   }
 
@@ -115,6 +119,7 @@ export class Gateway implements GatewayContext {
       if (door !== undefined) listener.door = door;
       else {
         this.#listeners.delete(key);
+        if (listener.server === null) continue;
         listener.server.close();
         this.log.info({ listen: key }, 'listener closed');
       }
@@ -122,6 +127,10 @@ export class Gateway implements GatewayContext {
     const failures: Error[] = [];
     for (const [key, door] of wanted) {
       if (this.#listeners.has(key)) continue;
+      if (this.#part === 'serve') {
+        this.#listeners.set(key, { server: null, door, handshaking: 0 });
+        continue;
+      }
       try {
         await this.#listen(key, door, door.listen!);
       } catch (error) {
@@ -134,7 +143,7 @@ export class Gateway implements GatewayContext {
   /** The port a TCP listener was given, where the configuration asked for port 0. Null for other addresses. */
   portOf(door: Door): number | null {
     if (door.listen === null) return null;
-    const address = this.#listeners.get(listenKey(door.listen))?.server.address();
+    const address = this.#listeners.get(listenKey(door.listen))?.server?.address();
     return typeof address === 'object' && address !== null ? address.port : null;
   }
 
@@ -144,7 +153,7 @@ export class Gateway implements GatewayContext {
    */
   async drain(graceMs: number): Promise<void> {
     this.#draining = true;
-    for (const listener of this.#listeners.values()) listener.server.close();
+    for (const listener of this.#listeners.values()) listener.server?.close();
     const shutdown = (): Refusal => new Refusal('shutdown', 'the gateway is shutting down');
     const endQuiet = (): void => {
       for (const connection of this.#connections)
@@ -223,15 +232,20 @@ export class Gateway implements GatewayContext {
   }
 
   async #listen(key: string, door: Door, listen: ListenAddress): Promise<void> {
-    if (listen.kind === 'unix' && !this.#sharesListeners) await clearStaleSocket(listen.path);
+    if (listen.kind === 'unix') await clearStaleSocket(listen.path);
+    const part = this.#part;
     const server = createServer({
       allowHalfOpen: true,
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEP_ALIVE_MS,
+      pauseOnConnect: typeof part === 'object',
     });
     const listener: Listener = { server, door, handshaking: 0 };
-    server.on('connection', (socket) => this.#accept(listener, socket));
+    server.on('connection', (socket) => {
+      if (typeof part === 'object') part.handOver(key, socket);
+      else this.#accept(listener, socket);
+    });
     await new Promise<void>((resolve, reject) => {
       server.once('error', (cause: NodeJS.ErrnoException) => reject(new ListenError(key, cause)));
       server.listen(
@@ -252,6 +266,13 @@ export class Gateway implements GatewayContext {
       },
       'listening',
     );
+  }
+
+  /** Takes a socket that another process has accepted where `key` says. One that came too late for a reload is closed. */
+  accepted(key: string, socket: Socket): void {
+    const listener = this.#listeners.get(key);
+    if (listener === undefined) socket.destroy();
+    else this.#accept(listener, socket);
   }
 
   #accept(listener: Listener, socket: Socket): void {
@@ -307,7 +328,7 @@ export class ListenError extends Error {
 }
 
 /** Removes a socket file that nobody listens on any more; a live one is left for `listen` to fail on. */
-export async function clearStaleSocket(path: string): Promise<void> {
+async function clearStaleSocket(path: string): Promise<void> {
   if (!existsSync(path) || !lstatSync(path).isSocket()) return;
   const alive = await new Promise<boolean>((resolve) => {
     const probe = connect({ path });

@@ -36,6 +36,12 @@ export function workerConfig(config: Config): WorkerConfig {
   return { ...rest, recording: { ...rest.recording, streams: {} } };
 }
 
+/** Comes with an accepted socket: where it was accepted. */
+export interface HandedOver {
+  readonly kind: 'socket';
+  readonly key: string;
+}
+
 /** How a worker is. */
 export interface WorkerState {
   readonly listening: boolean;

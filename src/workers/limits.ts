@@ -6,6 +6,9 @@ export const QUESTIONS_MAX = 10_000;
 /** Statements on their way to somebody who follows a session; beyond, following ends. */
 export const WATCHED_MAX = 5_000;
 
+/** Sockets on their way to one worker; beyond, new ones are closed at once. */
+export const HANDED_OVER_MAX = 2_000;
+
 /** How long a worker may take to say how it is: whoever asks for readiness waits for that. Beyond, it hangs. */
 export const STATE_MS_MAX = 1_500;
 

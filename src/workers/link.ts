@@ -1,7 +1,7 @@
 import { REFUSAL_CODES, Refusal, type RefusalCode } from '../../protocols/error.ts';
 import { QUESTIONS_MAX } from './limits.ts';
 
-/** The channel between a process and one that it started: `ChildProcess`, `cluster.Worker` and `process` have it. */
+/** The channel between a process and one that it started: `ChildProcess` and `process` have it. */
 export interface Channel {
   send(message: object, sent: (error: Error | null) => void): void;
   onMessage(listener: (message: unknown) => void): void;
@@ -19,6 +19,8 @@ type Message =
   | { readonly kind: 'tell'; readonly name: string; readonly argument: unknown }
   | { readonly kind: 'answer'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'failure'; readonly id: number; readonly failure: Failure };
+
+const KINDS: readonly string[] = ['ask', 'tell', 'answer', 'failure'] satisfies Message['kind'][];
 
 interface Failure {
   readonly message: string;
@@ -85,7 +87,8 @@ export class Link<Here extends Calls<Here>, There extends Calls<There>> {
   }
 
   #take(message: Message): void {
-    if (this.#closed) return;
+    // Sockets come over the same channel.
+    if (this.#closed || !KINDS.includes(message.kind)) return;
     if (message.kind === 'ask') void this.#reply(message.id, message.name, message.argument);
     else if (message.kind === 'tell') void this.#hear(message.name, message.argument);
     else {

@@ -1,4 +1,5 @@
-import cluster from 'node:cluster';
+import { fork } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Refusal } from '../../protocols/error.ts';
 import type { Log, LogFormat } from '../log.ts';
 import { countedMetrics, type MetricsSnapshot, mergedMetrics } from '../metrics.ts';
@@ -14,6 +15,7 @@ import {
   STEADY_MS,
   STOP_MS_MAX,
 } from './limits.ts';
+import { GoneError } from './link.ts';
 import { type WorkerPorts, WorkerProcess } from './worker-process.ts';
 
 export interface PoolPorts extends Omit<WorkerPorts, 'cancel'> {
@@ -65,6 +67,8 @@ export class WorkerPool {
   readonly #places: readonly Place[];
   readonly #exits = new Map<WorkerProcess, () => void>();
   #stopping = false;
+  /** Sockets handed over so far. */
+  #turn = 0;
   /** What workers that are gone have counted. */
   #formerMetrics: Promise<MetricsSnapshot> = Promise.resolve([]);
 
@@ -77,9 +81,6 @@ export class WorkerPool {
       restart: null,
       trouble: 'it has not begun yet',
     }));
-    cluster.schedulingPolicy = cluster.SCHED_RR;
-    // Buffers and bigints pass, and nothing is shown in the list of processes.
-    cluster.setupPrimary({ exec: ports.script, args: [], serialization: 'advanced' });
   }
 
   /** Starts all of them. Rejects with the first that cannot serve what the configuration says. */
@@ -112,15 +113,31 @@ export class WorkerPool {
     };
   }
 
-  /** Has all workers take the configuration. Rejects with the error of one that cannot. */
+  /**
+   * Has all workers take the configuration. Rejects with the error of one that cannot; one that dies meanwhile is replaced
+   * by one that begins with it.
+   */
   async reload(config: WorkerConfig): Promise<void> {
     const asked = this.#alive().map((worker) => worker.link.ask('reload', config));
-    const refused = (await Promise.allSettled(asked)).find(({ status }) => status === 'rejected');
-    if (refused !== undefined) throw (refused as PromiseRejectedResult).reason;
+    for (const outcome of await Promise.allSettled(asked))
+      if (outcome.status === 'rejected' && !(outcome.reason instanceof GoneError)) throw outcome.reason;
   }
 
   spoolFull(full: boolean): void {
     for (const worker of this.#alive()) worker.link.tell('spoolFull', full);
+  }
+
+  /**
+   * Gives a socket that was accepted where `key` says to the worker with the fewest sessions, in turn where these are
+   * equal. Closes it when nobody serves.
+   */
+  handOver(key: string, socket: Socket): void {
+    const [chosen] = [...this.workers].sort(
+      (one, other) => one.sessionsHeld - other.sessionsHeld || one.turn - other.turn,
+    );
+    this.#turn += 1;
+    if (chosen === undefined) socket.destroy();
+    else chosen.take(key, socket, this.#turn);
   }
 
   /** Ends all connections of one launch; returns how many there were. */
@@ -181,7 +198,8 @@ export class WorkerPool {
       recording.end(boot.id);
       return;
     }
-    const forked = cluster.fork();
+    // Serialized so that buffers and bigints pass. Nothing is said in arguments, which others see.
+    const forked = fork(this.#ports.script, [], { serialization: 'advanced' });
     const cancel = async (question: CancelQuestion, from: WorkerProcess): Promise<boolean> =>
       (await this.cancel(question, from)) || this.#ports.cancel(question);
     const worker = new WorkerProcess(forked, place.number, boot.id, { access, places, target, now, cancel });
@@ -195,7 +213,7 @@ export class WorkerPool {
     forked.once('exit', (code, signal) => exited(signal ?? `status ${code}`));
     forked.on('error', (error) => {
       log.error({ worker: place.number, error: error.message }, 'a worker could not be reached');
-      if (forked.isDead() || forked.process.pid === undefined) exited(error.message);
+      if (forked.pid === undefined) exited(error.message);
     });
     const deadline = setTimeout(() => worker.kill9(), START_MS_MAX);
     try {

@@ -1,4 +1,5 @@
-import type { Worker } from 'node:cluster';
+import type { ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Permit } from '../../protocols/engine.ts';
 import type { Refusal } from '../../protocols/error.ts';
 import type { Access } from '../access/access.ts';
@@ -12,12 +13,13 @@ import type { CloseReason } from '../recording/recorder.ts';
 import {
   type CancelQuestion,
   endingOf,
+  type HandedOver,
   type PrimaryCalls,
   type Watched,
   type WorkerCalls,
   type WorkerState,
 } from './contract.ts';
-import { METRICS_MS_MAX, STATE_MS_MAX } from './limits.ts';
+import { HANDED_OVER_MAX, METRICS_MS_MAX, STATE_MS_MAX } from './limits.ts';
 import { Link } from './link.ts';
 
 /** What the first process has for the sign-ins of its workers. */
@@ -35,19 +37,22 @@ export class WorkerProcess implements LiveSessions {
   readonly number: number;
   readonly boot: string;
   readonly startedAt: number;
-  readonly #process: Worker;
+  readonly #process: ChildProcess;
   readonly #ports: WorkerPorts;
   readonly #link: Link<PrimaryCalls, WorkerCalls>;
   /** By session. What is held here is given back when the worker says so, or when it is gone. */
   readonly #permits = new Map<string, Permit>();
   readonly #watchers = new Map<number, ShownWatcher>();
+  /** Sockets on their way. */
+  readonly #handedOver = new Set<Socket>();
+  #turn = 0;
   #watches = 0;
   #running = false;
   #state: WorkerState | null = null;
   #silent = false;
   #metrics: MetricsSnapshot = [];
 
-  constructor(process: Worker, number: number, boot: string, ports: WorkerPorts) {
+  constructor(process: ChildProcess, number: number, boot: string, ports: WorkerPorts) {
     this.#process = process;
     this.number = number;
     this.boot = boot;
@@ -105,7 +110,27 @@ export class WorkerProcess implements LiveSessions {
   }
 
   kill9(): void {
-    this.#process.process.kill('SIGKILL');
+    this.#process.kill('SIGKILL');
+  }
+
+  /** When it was last given a socket, by the number of that. */
+  get turn(): number {
+    return this.#turn;
+  }
+
+  /** Gives it a socket, which is closed here then; also when the worker dies before it has it. */
+  take(key: string, socket: Socket, turn: number): void {
+    this.#turn = turn;
+    if (this.#handedOver.size >= HANDED_OVER_MAX) {
+      socket.destroy();
+      return;
+    }
+    socket.on('error', () => {});
+    this.#handedOver.add(socket);
+    this.#process.send({ kind: 'socket', key } satisfies HandedOver, socket, (error) => {
+      this.#handedOver.delete(socket);
+      if (error !== null) socket.destroy();
+    });
   }
 
   /** The process is gone: whatever it held is given back. */
@@ -115,6 +140,7 @@ export class WorkerProcess implements LiveSessions {
     for (const session of [...this.#permits.keys()]) this.#closed(session);
     for (const watcher of this.#watchers.values()) watcher.closed();
     this.#watchers.clear();
+    for (const socket of this.#handedOver) socket.destroy();
   }
 
   /** Its metrics as they are now; as they were last, where it does not answer. */
@@ -179,7 +205,7 @@ export class WorkerProcess implements LiveSessions {
     }
     this.#permits.set(permit.session, permit);
     // It may have died while it was being decided.
-    if (this.#process.isDead()) this.#closed(permit.session);
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) this.#closed(permit.session);
     return distantPermit(permit);
   }
 

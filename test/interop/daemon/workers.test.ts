@@ -2,6 +2,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import mysql from 'mysql2/promise';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { freePort } from '../../../bench/lib/process.ts';
@@ -13,6 +14,7 @@ import { Library } from '../../../src/recording/library.ts';
 import { makeStore, STORE_FILE } from '../../../src/recording/pipeline.ts';
 import { SqliteRecordingIndex } from '../../../src/store/recording-index-sqlite.ts';
 import { Daemon, runSallyport } from '../../support/daemon.ts';
+import { startMariadb } from '../../support/mariadb.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
 
 /** A gateway of three processes: two workers that serve the listeners, and the one that looks after them. */
@@ -292,6 +294,46 @@ describe('across workers', () => {
   });
 });
 
+test('MariaDB: KILL QUERY reaches its session from a connection of the other worker', async () => {
+  const maria = await startMariadb('10');
+  const connections: mysql.Connection[] = [];
+  try {
+    const password = server.accounts.launch.password!;
+    await maria.run(`CREATE USER launch@'%' IDENTIFIED BY '${password}'`);
+    // The server may have been given the port that was free before.
+    httpPort = await freePort();
+    const mariaPort = await freePort();
+    configure({
+      more: `  stock:
+    type: mariadb
+    host: 127.0.0.1
+    port: ${maria.port}
+    tls: { mode: disable }
+    launch_credentials: { username: launch, password: "env:ORDERS_PASSWORD" }
+`,
+      listeners: `  - { listen: "127.0.0.1:${mariaPort}", resource: stock, client_auth: trust }`,
+    });
+    await daemon.start();
+    for (let count = 0; count < 4; count += 1)
+      connections.push(await mysql.createConnection({ host: '127.0.0.1', port: mariaPort, user: 'anybody' }));
+    expect(await workersOf(4, 4)).toEqual(new Set([1, 2]));
+    const [sleeping, ...killing] = connections as [mysql.Connection, ...mysql.Connection[]];
+    for (const killer of killing) {
+      // 1: it was interrupted (the function's own answer).
+      const running = sleeping.query('select sleep(30) as outcome').catch((error: Error) => error);
+      const query = "select 1 from information_schema.processlist where info like 'select sleep(30)%'";
+      await expect.poll(() => maria.run(query), PATIENCE).toHaveLength(1);
+      await killer.query(`kill query ${sleeping.threadId}`);
+      const ended = await running;
+      if (ended instanceof Error) expect(ended).toMatchObject({ errno: 1317 });
+      else expect(ended[0]).toEqual([{ outcome: 1 }]);
+    }
+  } finally {
+    for (const connection of connections) connection.destroy();
+    await maria.stop();
+  }
+});
+
 describe('when processes end', () => {
   test('a worker that is killed costs its own sessions, and another comes; everything is on record', async () => {
     configure({ limits: 'max_connections: 4' });
@@ -312,10 +354,11 @@ describe('when processes end', () => {
     expect(await openSessions()).toHaveLength(2);
     // What counters said is not taken back.
     expect(await metric('sallyport_statements_total')).toBe(statements + 2);
-    // Its places are free again, and the new worker takes its share.
+    // Its places are free again, and the new worker takes them: it has the fewest sessions.
     await several(2);
     await expect(client()).rejects.toMatchObject({ code: '53300' });
-    expect(await workersOf(6, 2)).toEqual(new Set([1, 2]));
+    const [dead] = lines('a worker ended, and its sessions with it');
+    expect(await workersOf(6, 2)).toEqual(new Set([dead!.worker]));
 
     const index = async (): Promise<string[]> => {
       const opened = new SqliteRecordingIndex(join(daemon.folder, 'data', INDEX_FILE), { readOnly: true });
@@ -330,6 +373,40 @@ describe('when processes end', () => {
     expect(await daemon.ended()).toBe(ExitCode.ok);
     await provenAndComplete('worker killed');
   });
+
+  test('workers that are killed again and again under load: all that the server has logged is on record', async () => {
+    configure();
+    await daemon.start();
+    const KILLS = 6;
+    let isOver = false;
+    let sent = 0;
+    const load = Array.from({ length: 6 }, async (_, lane) => {
+      while (!isOver) {
+        const one = await client().catch(() => null);
+        for (let isOpen = one !== null; isOpen && !isOver; ) {
+          sent += 1;
+          const statement = `select 'again and again ${lane} ${sent}'`;
+          isOpen = await one!.query(statement).then(
+            () => true,
+            () => false,
+          );
+        }
+        await one?.end().catch(() => {});
+      }
+    });
+    for (let kill = 1; kill <= KILLS; kill += 1) {
+      await sleep(300 + Math.random() * 300);
+      process.kill(workerPids()[kill % 2]!, 'SIGKILL');
+      await daemon.until(() => lines('a worker was started again').length === kill);
+    }
+    isOver = true;
+    await Promise.all(load);
+    expect(sent).toBeGreaterThan(100);
+    await expect.poll(openSessions, PATIENCE).toEqual([]);
+    daemon.signal('SIGTERM');
+    expect(await daemon.ended()).toBe(ExitCode.ok);
+    await provenAndComplete('again and again');
+  }, 60_000);
 
   test('without the first process the workers end, and the next start finishes what all of them left', async () => {
     configure();
