@@ -20,6 +20,7 @@ import {
   statementText,
   table,
 } from '../recording/present.ts';
+import { bundlesIn } from '../recording/recovery.ts';
 import { loadPostgresParser } from '../recording/relations.ts';
 import { framesOf, Player } from '../recording/replay.ts';
 import { type Judgement, RISKS, type Risk, RiskJudge } from '../recording/risk.ts';
@@ -370,14 +371,21 @@ async function sizes(options: AccessOptions): Promise<void> {
   const index = await indexOf(access);
   const rows = await index.sizes();
   await index.close();
-  if (options.json === true) for (const row of rows) print(JSON.stringify(row));
-  else
-    print(
-      table(
-        ['RESOURCE', 'SESSIONS', 'SIZE'],
-        rows.map((row) => [row.resource, row.sessions, bytesText(row.bytes)]),
-      ),
-    );
+  const bundles = await bundlesIn(access.library.store);
+  if (options.json === true) {
+    for (const row of rows) print(JSON.stringify(row));
+    for (const { boot, gateway, bytes, storedAt } of bundles)
+      print(JSON.stringify({ journal: boot, gateway, bytes, stored_at: new Date(storedAt).toISOString() }));
+    return;
+  }
+  print(
+    table(
+      ['RESOURCE', 'SESSIONS', 'SIZE'],
+      rows.map((row) => [row.resource, row.sessions, bytesText(row.bytes)]),
+    ),
+  );
+  for (const { boot, bytes, storedAt } of bundles)
+    print(`journal ${boot}, stored ${timeOf(storedAt)} after a crash: ${bytesText(bytes)}`);
 }
 
 async function rotateKey(options: AccessOptions): Promise<void> {

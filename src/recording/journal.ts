@@ -300,6 +300,7 @@ export class Journal implements Recorder {
   }
 
   flushed(): Promise<void> {
+    if (this.#closed) return Promise.reject(new RecordingError('the journal is closed'));
     if (this.#failed !== null) {
       return this.#options.onFailure === 'continue'
         ? Promise.resolve()

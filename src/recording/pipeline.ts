@@ -11,10 +11,16 @@ import { Library } from './library.ts';
 import { RETENTION_ROUND_MS, SEALER_POLL_MS, STORE_RETRY_MS_MIN, STREAM_FINISH_MS } from './limits.ts';
 import { bootLockPath, Lock } from './lock.ts';
 import { listSegments, openBoot } from './reader.ts';
-import type { AuditEvent } from './recorder.ts';
 import { recoverJournal } from './recovery.ts';
 import { loadPostgresParser } from './relations.ts';
-import { applyRetention, type Retention, recordHolds, retains } from './retention.ts';
+import {
+  type Audit,
+  applyRetention,
+  deleteBundles,
+  type Retention,
+  recordHolds,
+  retains,
+} from './retention.ts';
 import { Sealer, type SealerLog, type SealerOptions } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
 import type { RecordingStore } from './store/store.ts';
@@ -126,7 +132,7 @@ export class Pipeline {
   readonly #log: SealerLog;
   readonly #store: RecordingStore;
   readonly #now: () => number;
-  readonly #audit: (event: AuditEvent) => void;
+  readonly #audit: Audit;
   #retainAfter = 0;
   #retention: Retention | undefined;
   readonly #uploader: Uploader;
@@ -156,7 +162,7 @@ export class Pipeline {
     options: PipelineOptions,
     log: SealerLog,
     resumed: boolean,
-    audit: (event: AuditEvent) => void = () => {},
+    audit: Audit = () => {},
     world: PipelineWorld = {},
   ): Promise<Pipeline> {
     const parser = options.index === 'statements' ? await loadPostgresParser() : null;
@@ -184,7 +190,7 @@ export class Pipeline {
     log: SealerLog,
     { now, store }: { readonly now: () => number; readonly store: RecordingStore },
     resumed: boolean,
-    audit: (event: AuditEvent) => void,
+    audit: Audit,
     index: IndexKeeper | null,
   ) {
     this.#now = now;
@@ -403,7 +409,10 @@ export class Pipeline {
     if (now < this.#retainAfter) return;
     this.#retainAfter = now + RETENTION_ROUND_MS;
     await this.#index.use((index) =>
-      index.alone(() => applyRetention(retention, index, this.#store, this.#audit, now)),
+      index.alone(async () => {
+        await applyRetention(retention, index, this.#store, this.#audit, now);
+        await deleteBundles(retention, index, this.#store, this.#audit, now);
+      }),
     );
   }
 

@@ -101,6 +101,48 @@ async function sha256Of(path: SegmentFile['path']): Promise<string> {
   return digest.digest('hex');
 }
 
+/** The stored journal of one run, as far as it can be known without a key. */
+export interface Bundle {
+  readonly boot: string;
+  /** Null where its list is missing: it was not stored whole. */
+  readonly gateway: string | null;
+  /** Keys in the store. */
+  readonly segments: readonly string[];
+  readonly manifest: string | null;
+  readonly bytes: number;
+  /** When the last of it was stored; milliseconds since the epoch. */
+  readonly storedAt: number;
+}
+
+/** The journals in the store that could not be recovered, oldest first. Reads their lists. */
+export async function bundlesIn(store: RecordingStore): Promise<Bundle[]> {
+  const byBoot = Map.groupBy(await store.list('journal/'), ({ key }) => key.split('/')[1]!);
+  const bundles: Bundle[] = [];
+  for (const [boot, objects] of [...byBoot].sort()) {
+    if (!/^[0-9A-Z]{26}$/.test(boot)) continue;
+    const manifest = `${bundlePrefix(boot)}manifest`;
+    const isListed = objects.some(({ key }) => key === manifest);
+    bundles.push({
+      boot,
+      gateway: isListed ? gatewayIn(await store.get(manifest)) : null,
+      segments: objects.map(({ key }) => key).filter((key) => key !== manifest),
+      manifest: isListed ? manifest : null,
+      bytes: objects.reduce((sum, { size }) => sum + size, 0),
+      storedAt: Math.max(...objects.map(({ modifiedAt }) => modifiedAt)),
+    });
+  }
+  return bundles;
+}
+
+function gatewayIn(manifest: Buffer): string | null {
+  try {
+    const { gateway } = JSON.parse(manifest.toString('utf8').split('\n')[0]!) as { gateway?: unknown };
+    return typeof gateway === 'string' ? gateway : null;
+  } catch {
+    return null;
+  }
+}
+
 /** Whether any bundle is in the store: the boots that reviewers may still have to open. */
 export async function listBundles(store: RecordingStore): Promise<string[]> {
   const boots = new Set<string>();

@@ -1,5 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Pipeline, type PipelineOptions } from './pipeline.ts';
+import type { AuditEvent } from './recorder.ts';
 import type { FromThread, ToThread } from './sealing.ts';
 
 /** The thread that `sealing.ts` starts. */
@@ -12,7 +13,19 @@ const log = {
   error: (fields: object, message: string) => tell({ kind: 'log', level: 'error', fields, message }),
 };
 
-const pipeline = await Pipeline.make(options, log, resumed, (event) => tell({ kind: 'audit', event }));
+let audits = 0;
+/** Events that the other thread was given, and that are not yet on record. */
+const waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
+
+function audit(event: AuditEvent): Promise<void> {
+  return new Promise((resolve, reject) => {
+    audits += 1;
+    waiting.set(audits, { resolve, reject });
+    tell({ kind: 'audit', id: audits, event });
+  });
+}
+
+const pipeline = await Pipeline.make(options, log, resumed, audit);
 pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
 
@@ -20,7 +33,12 @@ port.on('message', (message: ToThread) => {
   if (message.kind === 'retention') pipeline.retain(message.retention);
   else if (message.kind === 'begin') pipeline.begin(message.boot);
   else if (message.kind === 'end') pipeline.end(message.boot);
-  else finish();
+  else if (message.kind === 'audited') {
+    const event = waiting.get(message.id);
+    waiting.delete(message.id);
+    if (message.error === null) event?.resolve();
+    else event?.reject(new Error(message.error));
+  } else finish();
 });
 
 function finish(): void {

@@ -2,12 +2,14 @@ import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { OtherBoot, PipelineOptions, PipelineStatus } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
-import type { Retention } from './retention.ts';
+import type { Audit, Retention } from './retention.ts';
 
 export type ToThread =
   | { readonly kind: 'finish' }
   | { readonly kind: 'begin'; readonly boot: OtherBoot }
   | { readonly kind: 'end'; readonly boot: string }
+  /** The event of this number is on record, or cannot be: then `error` says why. */
+  | { readonly kind: 'audited'; readonly id: number; readonly error: string | null }
   | { readonly kind: 'retention'; readonly retention: Retention };
 export type FromThread =
   | { readonly kind: 'status'; readonly status: PipelineStatus }
@@ -17,7 +19,7 @@ export type FromThread =
       readonly fields: object;
       readonly message: string;
     }
-  | { readonly kind: 'audit'; readonly event: AuditEvent }
+  | { readonly kind: 'audit'; readonly id: number; readonly event: AuditEvent }
   | { readonly kind: 'finished' };
 
 export interface SealingLog {
@@ -48,7 +50,7 @@ export class Sealing {
   #options: PipelineOptions;
   readonly #log: SealingLog;
   readonly #reported: (status: PipelineStatus) => void;
-  readonly #audit: (event: AuditEvent) => void;
+  readonly #audit: Audit;
   #worker: Worker | null = null;
   #status: PipelineStatus = IDLE;
   #restart: NodeJS.Timeout | null = null;
@@ -59,7 +61,7 @@ export class Sealing {
     options: PipelineOptions,
     log: SealingLog,
     reported: (status: PipelineStatus) => void = () => {},
-    audit: (event: AuditEvent) => void = () => {},
+    audit: Audit = () => {},
   ) {
     this.#options = options;
     this.#log = log;
@@ -121,12 +123,22 @@ export class Sealing {
 
   #message(message: FromThread): void {
     if (message.kind === 'log') this.#log[message.level](message.fields, message.message);
-    else if (message.kind === 'audit') this.#audit(message.event);
+    else if (message.kind === 'audit') void this.#record(message.id, message.event);
     else if (message.kind === 'finished') this.#finishing?.resolve();
     else {
       this.#status = message.status;
       this.#reported(message.status);
     }
+  }
+
+  async #record(id: number, event: AuditEvent): Promise<void> {
+    let error: string | null = null;
+    try {
+      await this.#audit(event);
+    } catch (fault) {
+      error = (fault as Error).message;
+    }
+    this.#worker?.postMessage({ kind: 'audited', id, error } satisfies ToThread);
   }
 
   #exited(): void {

@@ -179,13 +179,15 @@ describe('retention', () => {
       list: (prefix: string) => store.list(prefix),
     });
     const audited: AuditEvent[] = [];
-    await recordHolds(index, (event) => audited.push(event));
-    await recordHolds(index, (event) => audited.push(event));
+    await recordHolds(index, (event) => void audited.push(event));
+    await recordHolds(index, (event) => void audited.push(event));
     expect(audited.splice(0)).toMatchObject([
       { action: 'recording_held', resource: 'orders', detail: { session: held, by: 'ana' } },
     ]);
     const retention = { defaultMs: 30 * DAY, byResource: { ledger: 365 * DAY }, held: ['court'] };
-    expect(await applyRetention(retention, index, refusing, (event) => audited.push(event), now)).toBe(1);
+    expect(await applyRetention(retention, index, refusing, (event) => void audited.push(event), now)).toBe(
+      1,
+    );
     expect(audited).toMatchObject([
       { action: 'recording_deleted', resource: 'orders', detail: { session: old } },
     ]);

@@ -133,7 +133,10 @@ export class Recording {
         metrics.recordingSpoolParts.set(status.spoolFiles);
         this.#watchSpool(status);
       },
-      (event) => journal.audit(event),
+      (event) => {
+        journal.audit(event);
+        return journal.flushed();
+      },
     );
   }
 

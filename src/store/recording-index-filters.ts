@@ -35,6 +35,7 @@ export function sessionTerms(filter: SessionFilter): Term[] {
   const { riskMin, since, until } = filter;
   return [
     ...sessionFacts(filter),
+    ...(filter.held === undefined ? [] : [{ sql: 's.held = 1', values: [] }]),
     ...atLeast('s.risk', riskMin),
     ...atLeast('s.started_at', since),
     ...(until === undefined ? [] : [{ sql: 's.started_at < ?', values: [until] }]),

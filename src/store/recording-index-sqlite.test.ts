@@ -116,7 +116,7 @@ describe('a file of the first layout', () => {
       { id: 'B', held: 0 },
     ]);
     const changes: string[] = [];
-    await index.recordHolds((given) => changes.push(...given.map(({ by }) => by)));
+    await index.recordHolds((given) => void changes.push(...given.map(({ by }) => by)));
     expect(changes).toEqual(['root']);
     await index.remove('A');
     expect((await index.search({ limit: 10, text: 'select' })).length).toBe(0);

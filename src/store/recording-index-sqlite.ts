@@ -141,15 +141,17 @@ export class SqliteRecordingIndex implements RecordingIndex {
     );
   }
 
-  recordHolds(put: (changes: readonly HoldChange[]) => void): Promise<void> {
-    return this.#attempt(() => {
+  async recordHolds(put: (changes: readonly HoldChange[]) => void | Promise<void>): Promise<void> {
+    const changes = await this.#attempt(() => {
       const sql = `
         SELECT c.*, coalesce(s.resource, '') AS resource
         FROM hold_changes c LEFT JOIN sessions s ON s.id = c.session ORDER BY c.id LIMIT 1000`;
-      const changes = this.#all(sql, []) as unknown as HoldChange[];
-      const last = changes.at(-1);
-      if (last === undefined) return;
-      put(changes);
+      return this.#all(sql, []) as unknown as HoldChange[];
+    });
+    const last = changes.at(-1);
+    if (last === undefined) return;
+    await put(changes);
+    await this.#attempt(() => {
       this.#prepare('DELETE FROM hold_changes WHERE id <= ?').run(last.id);
     });
   }

@@ -23,10 +23,10 @@ export interface RecordingIndex {
    */
   hold(session: string, held: boolean, by: string): Promise<boolean>;
   /**
-   * Gives `put` what `hold` did that is not yet on record, in order, and forgets it when `put` has returned. Of several
+   * Gives `put` what `hold` did that is not yet on record, in order, and forgets it when what `put` gives has resolved. Of several
    * gateways that ask at once, one is given it.
    */
-  recordHolds(put: (changes: readonly HoldChange[]) => void): Promise<void>;
+  recordHolds(put: (changes: readonly HoldChange[]) => void | Promise<void>): Promise<void>;
   remove(session: string): Promise<void>;
   /** Marks what a gateway left open in runs before `boot` as interrupted. */
   interrupt(gateway: string, boot: string): Promise<void>;
@@ -145,6 +145,8 @@ export interface SessionFilter {
   readonly resource?: string;
   readonly engine?: string;
   readonly state?: SessionStateName;
+  /** Under legal hold. */
+  readonly held?: true;
   readonly reason?: string;
   /** At least so risky: of sessions their riskiest statement, of statements themselves. A place in `RISKS`. */
   readonly riskMin?: number;

@@ -303,8 +303,8 @@ export function indexContract(open: () => Promise<RecordingIndex>): void {
       throw new Error('no record');
     });
     await expect(failing).rejects.toThrow('no record');
-    await index.recordHolds((changes) => given.push(...changes));
-    await index.recordHolds((changes) => given.push(...changes));
+    await index.recordHolds((changes) => void given.push(...changes));
+    await index.recordHolds((changes) => void given.push(...changes));
     expect(given).toMatchObject([
       { session: ids[1], resource: 'r-1', held: 1, by: 'ana' },
       { session: ids[1], resource: 'r-1', held: 0, by: 'ben' },
