@@ -155,6 +155,25 @@ describe('reading', () => {
     );
   });
 
+  test('with other reviewers from now on, each key reads what it was a recipient of', async () => {
+    using directory = new TemporaryDirectory();
+    const before = await generateX25519Identity();
+    const after = await generateX25519Identity();
+    const world = new World(directory.path);
+    const ids: string[] = [];
+    for (const reviewer of [before, after]) {
+      world.recipients = [await identityToRecipient(reviewer)];
+      await world.start();
+      ids.push(talk(world.journal, 'ana', ['SELECT 1']));
+      await world.stop();
+    }
+    const [old, fresh] = ids as [string, string];
+    expect((await eventsOf(world.library([before]), old)).length).toBe(4);
+    await expect(eventsOf(world.library([before]), fresh)).rejects.toThrow(/no identity at hand opens/);
+    await expect(eventsOf(world.library([after]), old)).rejects.toThrow(/no identity at hand opens/);
+    for (const id of ids) expect((await eventsOf(world.library([before, after]), id)).length).toBe(4);
+  });
+
   test('a live session can be followed', async () => {
     using directory = new TemporaryDirectory();
     const world = new World(directory.path);

@@ -18,11 +18,11 @@ import type { JournalEvent } from './events.ts';
 import { type Journal, type JournalOptions, openJournal } from './journal.ts';
 import { loadRecordingKeys, loadSigningKey, type RecordingKeys, unwrapKey } from './keys.ts';
 import { listSegments } from './reader.ts';
-import { inspectPart, openPart } from './recording.ts';
+import { inspectPart, openPart, RecordingWriter } from './recording.ts';
 import { listBundles, recoverJournal } from './recovery.ts';
 import { Sealer, type SealerOptions, spoolFiles } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
-import { parsePartKey, sessionPrefix } from './store/store.ts';
+import { parsePartKey, StoreError, sessionPrefix } from './store/store.ts';
 import { Uploader } from './uploader.ts';
 
 const QUIET = { info: () => {}, error: () => {} };
@@ -272,7 +272,7 @@ describe('verifying', () => {
     const file = await onePart(directory.path);
     expect(inspectPart(file).faults).toEqual([]);
     for (let at = 0; at < file.length; at += 1) {
-      for (const bit of [at % 8, (at + 3) % 8]) {
+      for (let bit = 0; bit < 8; bit += 1) {
         file[at]! ^= 1 << bit;
         const { faults } = inspectPart(file);
         file[at]! ^= 1 << bit;
@@ -309,6 +309,40 @@ describe('verifying', () => {
       const [fault] = inspectPart(Buffer.concat([before, ...middle.map(cut), behind])).faults;
       expect(fault!.from).toBeGreaterThanOrEqual(second.offset);
       expect(fault!.from).toBeLessThanOrEqual(third.offset + third.length);
+    }
+  });
+
+  test('an event that a reader took out, swapped or doubled is found: who can read cannot sign', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const [id] = run(it.journal, 1, 3);
+    await it.journal.close();
+    await new Sealer(it.options()).finish();
+    await it.upload();
+    const file = await it.store.get((await it.store.list(sessionPrefix(id!)))[0]!.key);
+    const inspection = inspectPart(file);
+    const { header, trailer } = inspection;
+    const key = (await unwrapKey(Buffer.from(header!.key, 'base64'), it.keys.identities))!;
+    const lines = [...openPart(file, inspection, key)];
+    const [first, second, third, ...rest] = lines as [string, string, string, ...string[]];
+    const end = file.subarray(trailer!.chunks[0]!.offset + trailer!.chunks[0]!.length);
+    const forger = loadSigningKey(join(directory.path, 'store'));
+    for (const forged of [
+      [first, third, ...rest],
+      [first, third, second, ...rest],
+      [first, second, second, third, ...rest],
+    ]) {
+      const { format: _, signing_key: __, ...facts } = header!;
+      const writer = new RecordingWriter(facts, Buffer.from(key), forger);
+      const chunk = writer.chunk(Buffer.from(`${forged.join('\n')}\n`), forged.length);
+      const head = file.subarray(0, trailer!.chunks[0]!.offset);
+      // With the old trailer the chain does not hold; with a new one it is signed by somebody else.
+      expect(inspectPart(Buffer.concat([head, chunk, end])).faults[0]!.from).toBe(head.length);
+      const { state, first_at, last_at, journal } = trailer!;
+      const signed = writer.end({ state, firstAt: first_at, lastAt: last_at, ...journal });
+      const resigned = inspectPart(Buffer.concat([writer.head, chunk, signed]));
+      expect(resigned.faults).toEqual([]);
+      expect(resigned.signedBy).not.toBe(inspection.signedBy);
     }
   });
 
@@ -434,6 +468,72 @@ describe('after a crash', () => {
     expect(await listBundles(it.store)).toEqual([it.journal.boot]);
     const events = await journalEvents(join(it.storePath, 'journal', it.journal.boot), [reviewer]);
     expect(events.map(({ type }) => type)).toContain('statement_started');
+  });
+
+  test('it is stored whole however often the storing of it is cut short', async () => {
+    using directory = new TemporaryDirectory();
+    const reviewer = await generateX25519Identity();
+    const recipients = [await identityToRecipient(reviewer)];
+    const it = await bench(directory.path, { recipients, identities: [] });
+    const record = it.journal.session(sessionStart(newId()));
+    for (let seq = 0; seq < 3; seq += 1) {
+      record.begin(new Statement('query', `SELECT ${seq}`, 8));
+      it.journal.rotate();
+    }
+    await it.journal.close();
+    const put = it.store.put.bind(it.store);
+    let before = 0;
+    for (let steps = 0; ; steps += 1) {
+      let left = steps;
+      // Stops before a step, and after it, by turns.
+      it.store.put = async (key, path) => {
+        if (left <= 0) throw new StoreError('unavailable', 'stopped');
+        await put(key, path);
+        left -= 2;
+        if (left < 0) throw new StoreError('unavailable', 'stopped');
+      };
+      const isWhole = await it.recover().then(
+        () => true,
+        () => false,
+      );
+      const segments = listSegments(it.journal.directory).length;
+      if (isWhole) {
+        expect(segments).toBe(0);
+        break;
+      }
+      expect(segments).toBeGreaterThanOrEqual(before);
+      before = segments;
+    }
+    expect(before).toBeGreaterThan(2);
+    const events = await journalEvents(join(it.storePath, 'journal', it.journal.boot), [reviewer]);
+    expect(events.flatMap((event) => (event.type === 'statement_started' ? [event.seq] : []))).toEqual([
+      1, 2, 3,
+    ]);
+  });
+
+  test('the disk is full while it seals: nothing is lost, and it goes on when there is room', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const spool = join(it.dataDir, 'spool');
+    const [first] = run(it.journal, 1, 5);
+    it.journal.flush();
+    const sealer = new Sealer(it.options());
+    // No room in the spool: its place is taken.
+    rmSync(spool, { recursive: true });
+    writeFileSync(spool, '');
+    for (let attempt = 0; attempt < 3; attempt += 1) await expect(sealer.poll()).rejects.toThrow();
+    rmSync(spool);
+    mkdirSync(spool);
+    const [second] = run(it.journal, 1, 5);
+    await it.journal.close();
+    await sealer.finish();
+    await it.upload();
+    for (const id of [first, second]) {
+      const seqs = (await stored(it, id!)).flatMap((event) =>
+        event.type === 'statement_started' ? [event.seq] : [],
+      );
+      expect(seqs).toEqual([1, 2, 3, 4, 5]);
+    }
   });
 
   test('an altered segment is kept as evidence, and the recordings say so', async () => {
