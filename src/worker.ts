@@ -221,7 +221,9 @@ const primary = new Link<WorkerCalls, PrimaryCalls>(
   calls,
 );
 process.on('message', (message: HandedOver, socket: Socket | undefined) => {
-  if (message.kind !== 'socket' || socket === undefined) return;
+  if (message.kind !== 'socket') return;
+  primary.tell('taken', message.turn);
+  if (socket === undefined) return;
   // As the gateway's own servers have it: a client may say that it sends no more, and wait for the answer.
   socket.allowHalfOpen = true;
   if (calls.working === null) socket.destroy();

@@ -40,6 +40,8 @@ export function workerConfig(config: Config): WorkerConfig {
 export interface HandedOver {
   readonly kind: 'socket';
   readonly key: string;
+  /** To be said when it has arrived. */
+  readonly turn: number;
 }
 
 /** How a worker is. */
@@ -104,6 +106,8 @@ export interface PrimaryCalls {
   /** Takes one of the resource's places as well. */
   admit(question: AdmitQuestion): Promise<DistantPermit>;
   closed(session: string): void;
+  /** The socket of that turn has arrived. */
+  taken(turn: number): void;
   /** True when a session elsewhere was told. */
   cancel(question: CancelQuestion): Promise<boolean>;
   watched(watched: Watched): void;

@@ -43,8 +43,8 @@ export class WorkerProcess implements LiveSessions {
   /** By session. What is held here is given back when the worker says so, or when it is gone. */
   readonly #permits = new Map<string, Permit>();
   readonly #watchers = new Map<number, ShownWatcher>();
-  /** Sockets on their way. */
-  readonly #handedOver = new Set<Socket>();
+  /** Sockets on their way, by turn. Open here until the worker has them: one that dies before would leave them hanging. */
+  readonly #handedOver = new Map<number, Socket>();
   #turn = 0;
   #watches = 0;
   #running = false;
@@ -118,7 +118,7 @@ export class WorkerProcess implements LiveSessions {
     return this.#turn;
   }
 
-  /** Gives it a socket, which is closed here then; also when the worker dies before it has it. */
+  /** Gives it a socket, which this process lets go of then; it is closed when the worker dies before it has it. */
   take(key: string, socket: Socket, turn: number): void {
     this.#turn = turn;
     if (this.#handedOver.size >= HANDED_OVER_MAX) {
@@ -126,11 +126,17 @@ export class WorkerProcess implements LiveSessions {
       return;
     }
     socket.on('error', () => {});
-    this.#handedOver.add(socket);
-    this.#process.send({ kind: 'socket', key } satisfies HandedOver, socket, (error) => {
-      this.#handedOver.delete(socket);
-      if (error !== null) socket.destroy();
+    this.#handedOver.set(turn, socket);
+    const message: HandedOver = { kind: 'socket', key, turn };
+    this.#process.send(message, socket, { keepOpen: true }, (error) => {
+      if (error !== null) this.#letGo(turn);
     });
+  }
+
+  /** Closes this process's hold of it alone: whoever has the socket too goes on with it. */
+  #letGo(turn: number): void {
+    this.#handedOver.get(turn)?.destroy();
+    this.#handedOver.delete(turn);
   }
 
   /** The process is gone: whatever it held is given back. */
@@ -140,7 +146,7 @@ export class WorkerProcess implements LiveSessions {
     for (const session of [...this.#permits.keys()]) this.#closed(session);
     for (const watcher of this.#watchers.values()) watcher.closed();
     this.#watchers.clear();
-    for (const socket of this.#handedOver) socket.destroy();
+    for (const turn of [...this.#handedOver.keys()]) this.#letGo(turn);
   }
 
   /** Its metrics as they are now; as they were last, where it does not answer. */
@@ -191,6 +197,7 @@ export class WorkerProcess implements LiveSessions {
       challenge: (question) => challengeFor(access, question, target),
       admit: async (question) => this.#hold(await admitFor(access, question, target)),
       closed: (session) => this.#closed(session),
+      taken: (turn) => this.#letGo(turn),
       cancel: (question) => cancel(question, this),
       watched: (watched) => this.#watched(watched),
     };
