@@ -350,6 +350,38 @@ describe('what the disk shows', () => {
     }
   }, 120_000);
 
+  test('a removed, swapped or doubled batch is found', async () => {
+    using directory = new TemporaryDirectory();
+    const { journal, identities } = await open(directory.path);
+    const record = journal.session(sessionStart(newId()));
+    for (let index = 0; index < 5; index += 1) {
+      record.begin(query(`SELECT ${index}`));
+      await journal.flushed();
+    }
+    await journal.close();
+    const [name] = readdirSync(journal.directory).filter((file) => file.endsWith('.journal'));
+    const path = join(journal.directory, name!);
+    const bytes = readFileSync(path);
+    const offsets = new Set<number>();
+    await readJournal(journal.directory, identities, (_, { position }) => offsets.add(position.offset));
+    const cuts = [...offsets, bytes.length];
+    const head = bytes.subarray(0, cuts[0]);
+    const batches = cuts.slice(1).map((end, index) => bytes.subarray(cuts[index], end));
+    expect(batches.length).toBeGreaterThan(5);
+    for (let at = 0; at + 2 < batches.length; at += 1) {
+      const [one, two] = [batches[at]!, batches[at + 1]!];
+      for (const middle of [[two], [two, one], [one, one, two]]) {
+        writeFileSync(
+          path,
+          Buffer.concat([head, ...batches.slice(0, at), ...middle, ...batches.slice(at + 2)]),
+        );
+        const report = await readJournal(journal.directory, identities);
+        expect(report.damaged.length + report.torn.length).toBeGreaterThan(0);
+        expect(report.batches).toBeLessThanOrEqual(at + 1);
+      }
+    }
+  });
+
   test('a removed, swapped or renamed segment is found', async () => {
     using directory = new TemporaryDirectory();
     const { identities, directory: journal } = await small(directory.path);
