@@ -43,7 +43,7 @@ export function sessionTerms(filter: SessionFilter): Term[] {
 }
 
 export function statementTerms(filter: StatementFilter, syntax: FilterSyntax): StatementTerms {
-  const { until, durationMsMin, effect, table, text } = filter;
+  const { until, rowsMin, durationMsMin, effect, table, text } = filter;
   const words = text === undefined ? null : wordsOf(text);
   const texts: Term[] = [...riskTerms(filter.riskMin)];
   if (effect !== undefined) texts.push(syntax.effect(effect));
@@ -62,8 +62,8 @@ export function statementTerms(filter: StatementFilter, syntax: FilterSyntax): S
       ...equal('t.status', filter.status),
       ...atLeast('t.at', filter.since),
       ...(until === undefined ? [] : [{ sql: 't.at < ?', values: [until] }]),
-      ...atLeast(syntax.rows, filter.rowsMin),
-      ...atLeast('t.duration_us', durationMsMin === undefined ? undefined : durationMsMin * 1000),
+      ...atLeast(syntax.rows, rowsMin === undefined ? undefined : Math.ceil(rowsMin)),
+      ...atLeast('t.duration_us', durationMsMin === undefined ? undefined : Math.ceil(durationMsMin * 1000)),
     ],
     texts,
     none: words !== null && words.length === 0,

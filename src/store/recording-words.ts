@@ -51,7 +51,7 @@ export function digestOf(text: string): number {
 
 /** Tables as an index keeps them: lower case, each once. */
 export function keptTables(tables: readonly string[]): string[] {
-  return [...new Set(tables.map(keptTable))];
+  return [...new Set(tables.map(keptTable))].filter((name) => name !== '');
 }
 
 export function keptTable(name: string): string {
