@@ -71,6 +71,7 @@ describe('the stored journal of a run that crashed', () => {
       onFailure: 'refuse',
     });
     const record = journal.session(sessionStart(newId()));
+    const startedAt = Date.now();
     record.begin(new Statement('query', 'SELECT 1', 8));
     journal.rotate();
     record.begin(new Statement('query', 'SELECT 2', 8));
@@ -87,7 +88,7 @@ describe('the stored journal of a run that crashed', () => {
     });
     const index = new SqliteRecordingIndex(':memory:');
     await index.write({
-      sessions: [{ id: record.id, set: { resource: 'orders', started_at: Date.now() }, add: {} }],
+      sessions: [{ id: record.id, set: { resource: 'orders', started_at: startedAt }, add: {} }],
       statements: [],
     });
     const other = join(path, 'other');
