@@ -143,8 +143,11 @@ export class App implements HealthSource {
   static async start(loaded: LoadedConfig, log: Log, parts: AppParts = {}): Promise<App> {
     const { config } = loaded;
     const metrics = new Metrics();
-    const recording = await Recording.start(config, metrics, log);
-    const app = new App(config, log, metrics, recording, parts);
+    // The thread asks when it first writes to the index, which is not before the parts are put together here.
+    const secret = (reference: string): Promise<string> =>
+      app.#serving.resolver.text(reference, AbortSignal.timeout(PROVIDER_CHECK_MS));
+    const recording = await Recording.start(config, metrics, log, secret);
+    const app: App = new App(config, log, metrics, recording, parts);
     try {
       await app.#serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       await app.#serving.open();

@@ -123,6 +123,18 @@ export class Metrics {
     help: 'Writes to the journal that failed.',
     registers: [this.registry],
   });
+  readonly recordingIndexUp = new Gauge({
+    name: 'sallyport_recording_index_up',
+    help: 'Whether the index of recordings could be written last.',
+    aggregator: 'max',
+    registers: [this.registry],
+  });
+  readonly recordingIndexBehindSessions = new Gauge({
+    name: 'sallyport_recording_index_behind_sessions',
+    help: 'Sessions that the index of recordings does not know whole, because it was away.',
+    aggregator: 'max',
+    registers: [this.registry],
+  });
   readonly recordingSpoolBytes = new Gauge({
     name: 'sallyport_recording_spool_bytes',
     help: 'Sealed parts of recordings that wait on disk for their store.',

@@ -2,12 +2,17 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { loadConfig } from '../config/load.ts';
-import { openIndex } from '../recording/index-store.ts';
+import { makeLog } from '../log.ts';
+import { makeResolver } from '../providers.ts';
+import { openIndex, type SecretSource } from '../recording/index-store.ts';
 import { identitiesIn, LOCAL_KEY_FILE } from '../recording/keys.ts';
 import { Library } from '../recording/library.ts';
 import { makeStore, STORE_FILE, type StoreOptions } from '../recording/pipeline.ts';
 import type { RecordingIndex } from '../store/recording-index.ts';
 import { dataDirectory } from './data-directory.ts';
+
+/** How long a secret provider may take for the password of the index. */
+const SECRET_MS_MAX = 30_000;
 
 /** Options of every command that reads recordings. */
 export interface AccessOptions {
@@ -51,7 +56,23 @@ export async function openAccess(options: AccessOptions): Promise<Access> {
     identities,
     library: new Library({ store, dataDir, identities }),
     index: async (how) =>
-      dataDir === null ? null : openIndex({ type: 'sqlite' }, dataDir, null, how?.write !== true),
+      dataDir === null ? null : openIndex(dataDir, secretSource(options), how?.write !== true),
+  };
+}
+
+/** Secrets as the configuration fetches them; null where none is named. */
+function secretSource(options: AccessOptions): SecretSource | null {
+  const path =
+    options.config ?? (options.dataDir === undefined && existsSync('config.yaml') ? 'config.yaml' : null);
+  if (path === null) return null;
+  return async (reference) => {
+    const { config } = await loadConfig(path);
+    const resolver = makeResolver(config, makeLog('json', 'silent'), null);
+    try {
+      return await resolver.text(reference, AbortSignal.timeout(SECRET_MS_MAX));
+    } finally {
+      await resolver.close();
+    }
   };
 }
 

@@ -6,6 +6,9 @@ import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import type { JournalEvent } from '../recording/events.ts';
 import { EXPORT_FORMATS, exportSession } from '../recording/export.ts';
+import { BehindSessions } from '../recording/index-behind.ts';
+import { reindex } from '../recording/index-keeper.ts';
+import { storedIndex } from '../recording/index-store.ts';
 import { Indexer } from '../recording/indexer.ts';
 import { type Events, joined } from '../recording/join.ts';
 import { knownSigningKeys, publicKeyId, rotateSigningKey } from '../recording/keys.ts';
@@ -107,6 +110,10 @@ export function register(program: Command): void {
   add('sizes', 'recordings and bytes by resource')
     .option('--json', 'one JSON object a resource')
     .action(sizes);
+  add('reindex', 'index sessions again from their recordings, those that the index does not know whole')
+    .argument('[session]', "the session's id, or its beginning")
+    .option('--all', 'every recording in the store')
+    .action(reindexSessions);
   add('rotate-key', 'make a new signing key, which the gateway uses from its next start').action(rotateKey);
 }
 
@@ -386,6 +393,39 @@ async function sizes(options: AccessOptions): Promise<void> {
   );
   for (const { boot, bytes, storedAt } of bundles)
     print(`journal ${boot}, stored ${timeOf(storedAt)} after a crash: ${bytesText(bytes)}`);
+}
+
+async function reindexSessions(
+  session: string | undefined,
+  options: SessionOptions & { all?: boolean },
+): Promise<void> {
+  const access = await openAccess(options);
+  const index = await access.index({ write: true });
+  if (index === null || access.dataDir === null)
+    throw new Error('the index is found by the data directory or the configuration of its gateway');
+  const behind = new BehindSessions(access.dataDir);
+  const wanted =
+    session !== undefined
+      ? [await sessionId(access, session, options)]
+      : options.all === true || behind.all
+        ? [...(await access.library.allParts()).keys()]
+        : behind.refresh();
+  const parser = await loadPostgresParser();
+  const statements = storedIndex(access.dataDir).keep === 'statements';
+  let done = 0;
+  for (const id of wanted) {
+    try {
+      if (!(await reindex(id, access.library, new Indexer(index, statements, parser)))) continue;
+      behind.delete(id);
+      done += 1;
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exitCode = ExitCode.failure;
+    }
+  }
+  await index.close();
+  if (behind.all && process.exitCode === undefined) behind.clear();
+  print(`${done} of ${wanted.length} sessions were indexed again`);
 }
 
 async function rotateKey(options: AccessOptions): Promise<void> {

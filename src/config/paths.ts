@@ -22,6 +22,7 @@ export function resolvePaths(config: Config, directory: string): Config {
     secrets: mapValues(config.secrets, (provider) => providerPaths(provider, at)),
     recording: {
       ...config.recording,
+      index: indexPaths(config.recording.index, at),
       store: store.type === 'directory' ? { ...store, path: at(store.path) } : store,
       streams: mapValues(config.recording.streams, (stream) => streamPaths(stream, at)),
       ...(config.recording.recovery_identity === undefined
@@ -43,6 +44,16 @@ function resourcePaths(resource: ResourceConfig, at: At): ResourceConfig {
   if ('server_public_key' in resource && resource.server_public_key !== undefined)
     return { ...resource, tls, server_public_key: at(resource.server_public_key) };
   return { ...resource, tls };
+}
+
+function indexPaths(index: Config['recording']['index'], at: At): Config['recording']['index'] {
+  if (typeof index !== 'object' || index.store.type === 'sqlite') return index;
+  const { host } = index.store;
+  const tls = { ...index.store.tls };
+  if (tls.ca !== undefined) tls.ca = at(tls.ca);
+  if (tls.cert !== undefined) tls.cert = at(tls.cert);
+  if (tls.key !== undefined) tls.key = at(tls.key);
+  return { ...index, store: { ...index.store, host: host.startsWith('.') ? at(host) : host, tls } };
 }
 
 type StreamConfig = Config['recording']['streams'][string];

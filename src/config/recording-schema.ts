@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { duration } from './values.ts';
+import { duration, secretReference } from './values.ts';
 
 /** What is recorded, how safely, where it goes and how long it stays. */
 
@@ -36,6 +36,44 @@ const s3Store = z.strictObject({
     .optional()
     .describe('Have the store lock each recording. The bucket must have been made with object lock.'),
 });
+
+const indexKeeps = z.enum(['statements', 'sessions', 'off']);
+
+const indexStore = z
+  .discriminatedUnion('type', [
+    z.strictObject({ type: z.literal('sqlite').describe('A file in `data_dir`, for one gateway.') }),
+    z.strictObject({
+      type: z.literal('postgres').describe('A database of PostgreSQL (13 or later), for several gateways.'),
+      host: z.string().min(1).describe('Host name or address. A path is the folder of a Unix socket.'),
+      port: z.int().min(1).max(65535).default(5432).describe('TCP port.'),
+      database: z.string().min(1).describe('A database that nothing else uses.'),
+      username: z.string().min(1).describe('The account that owns it.'),
+      password: secretReference
+        .optional()
+        .describe('Reference to its password. None: certificate or peer authentication.'),
+      tls: z
+        .strictObject({
+          mode: z
+            .enum(['disable', 'require', 'verify-ca', 'verify-full'])
+            .default('verify-full')
+            .describe('What of the server is verified. `disable` is for Unix sockets and loopback.'),
+          ca: z
+            .string()
+            .optional()
+            .describe('File with the certificate authorities to trust (PEM). Default: those of Node.'),
+          cert: z.string().optional().describe('File with the client certificate (PEM).'),
+          key: z.string().optional().describe('File with the key of that certificate (PEM).'),
+          server_name: z
+            .string()
+            .optional()
+            .describe('The name its certificate must carry. Default: `host`.'),
+        })
+        .prefault({})
+        .describe('TLS to that database.'),
+    }),
+  ])
+  .prefault({ type: 'sqlite' })
+  .describe('Where the index is.');
 
 const stream = z.discriminatedUnion('type', [
   z.strictObject({
@@ -95,10 +133,16 @@ export const recordingSchema = z
         'File with an age identity of one of the recipients, with which the gateway itself finishes recordings after a crash. Default: it cannot read them, and stores the unfinished journal for reviewers to open.',
       ),
     index: z
-      .enum(['statements', 'sessions', 'off'])
+      .union([
+        indexKeeps,
+        z.strictObject({
+          keep: indexKeeps.optional().describe('What it holds, as where it is written alone.'),
+          store: indexStore,
+        }),
+      ])
       .optional()
       .describe(
-        'What `recordings search` finds. `statements` keeps their texts in the clear in `data_dir`. Default: `statements` with the key made there, else `sessions`.',
+        'What `recordings search` finds. `statements` keeps their texts in the clear in `data_dir`, or where `store` says. Default: `statements` with the key made there, else `sessions`.',
       ),
     seal_every: duration
       .default(300_000)

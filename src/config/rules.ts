@@ -44,6 +44,19 @@ export function checkRules(config: Config, names: DeclaredNames, files: boolean,
   }
   for (const [name, provider] of Object.entries(config.secrets))
     checkProvider(provider, ['secrets', name], { config, names, files }, report);
+  const { index } = config.recording;
+  if (typeof index === 'object' && index.store.type === 'postgres') {
+    const { password, host, tls } = index.store;
+    const path = ['recording', 'index', 'store'];
+    if (password !== undefined) checkReference(password, [...path, 'password'], names.providers, report);
+    if (tls.mode === 'disable' && !isLocalHost(host))
+      report({
+        severity: 'warning',
+        path: [...path, 'tls', 'mode'],
+        message: 'leaves statements and the password open to the network',
+        remedy: 'use verify-full',
+      });
+  }
   config.recording.recipients.forEach((recipient, index) => {
     try {
       new Encrypter().addRecipient(recipient);
@@ -56,6 +69,10 @@ export function checkRules(config: Config, names: DeclaredNames, files: boolean,
       });
     }
   });
+}
+
+function isLocalHost(host: string): boolean {
+  return host.startsWith('/') || host === 'localhost' || host === '::1' || host.startsWith('127.');
 }
 
 /** Every reference to a secret in a resource, and the key (within the resource) that holds it. */

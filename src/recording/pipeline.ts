@@ -172,7 +172,12 @@ export class Pipeline {
       options.index === 'off'
         ? null
         : new IndexKeeper(
-            await makeIndex(options.indexStore ?? { type: 'sqlite' }, options.dataDir, world.secret ?? null),
+            await makeIndex(
+              options.index,
+              options.indexStore ?? { type: 'sqlite' },
+              options.dataDir,
+              world.secret ?? null,
+            ),
             {
               dataDir: options.dataDir,
               statements: options.index === 'statements',

@@ -25,7 +25,18 @@ function audit(event: AuditEvent): Promise<void> {
   });
 }
 
-const pipeline = await Pipeline.make(options, log, resumed, audit);
+let secrets = 0;
+const asked = new Map<number, { resolve: (value: string) => void; reject: (error: Error) => void }>();
+
+function secret(reference: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    secrets += 1;
+    asked.set(secrets, { resolve, reject });
+    tell({ kind: 'secret', id: secrets, reference });
+  });
+}
+
+const pipeline = await Pipeline.make(options, log, resumed, audit, { secret });
 pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
 
@@ -33,7 +44,12 @@ port.on('message', (message: ToThread) => {
   if (message.kind === 'retention') pipeline.retain(message.retention);
   else if (message.kind === 'begin') pipeline.begin(message.boot);
   else if (message.kind === 'end') pipeline.end(message.boot);
-  else if (message.kind === 'audited') {
+  else if (message.kind === 'secret') {
+    const question = asked.get(message.id);
+    asked.delete(message.id);
+    if (message.value !== null) question?.resolve(message.value);
+    else question?.reject(new Error(message.error ?? 'there is no such secret'));
+  } else if (message.kind === 'audited') {
     const event = waiting.get(message.id);
     waiting.delete(message.id);
     if (message.error === null) event?.resolve();

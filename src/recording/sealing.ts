@@ -1,5 +1,6 @@
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import type { SecretSource } from './index-store.ts';
 import type { OtherBoot, PipelineOptions, PipelineStatus } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
 import type { Audit, Retention } from './retention.ts';
@@ -10,6 +11,13 @@ export type ToThread =
   | { readonly kind: 'end'; readonly boot: string }
   /** The event of this number is on record, or cannot be: then `error` says why. */
   | { readonly kind: 'audited'; readonly id: number; readonly error: string | null }
+  /** What a reference stands for, or why it could not be fetched. */
+  | {
+      readonly kind: 'secret';
+      readonly id: number;
+      readonly value: string | null;
+      readonly error: string | null;
+    }
   | { readonly kind: 'retention'; readonly retention: Retention };
 export type FromThread =
   | { readonly kind: 'status'; readonly status: PipelineStatus }
@@ -20,6 +28,7 @@ export type FromThread =
       readonly message: string;
     }
   | { readonly kind: 'audit'; readonly id: number; readonly event: AuditEvent }
+  | { readonly kind: 'secret'; readonly id: number; readonly reference: string }
   | { readonly kind: 'finished' };
 
 export interface SealingLog {
@@ -51,18 +60,21 @@ export class Sealing {
   readonly #log: SealingLog;
   readonly #reported: (status: PipelineStatus) => void;
   readonly #audit: Audit;
+  readonly #secret: SecretSource | null;
   #worker: Worker | null = null;
   #status: PipelineStatus = IDLE;
   #restart: NodeJS.Timeout | null = null;
   #finishing: { resolve: () => void; deadline: NodeJS.Timeout } | null = null;
 
-  /** `reported` hears the status once a second; `audit` what the thread did that belongs on record. */
+  /** `reported` hears the status once a second; `audit` what the thread did that belongs on record; `secret` is asked for the index. */
   constructor(
     options: PipelineOptions,
     log: SealingLog,
     reported: (status: PipelineStatus) => void = () => {},
     audit: Audit = () => {},
+    secret: SecretSource | null = null,
   ) {
+    this.#secret = secret;
     this.#options = options;
     this.#log = log;
     this.#reported = reported;
@@ -121,9 +133,23 @@ export class Sealing {
     worker.unref();
   }
 
+  async #tellSecret(id: number, reference: string): Promise<void> {
+    const worker = this.#worker;
+    let value: string | null = null;
+    let error: string | null = null;
+    try {
+      if (this.#secret === null) throw new Error('nothing fetches secrets here');
+      value = await this.#secret(reference);
+    } catch (cause) {
+      error = (cause as Error).message;
+    }
+    worker?.postMessage({ kind: 'secret', id, value, error } satisfies ToThread);
+  }
+
   #message(message: FromThread): void {
     if (message.kind === 'log') this.#log[message.level](message.fields, message.message);
     else if (message.kind === 'audit') void this.#record(message.id, message.event);
+    else if (message.kind === 'secret') void this.#tellSecret(message.id, message.reference);
     else if (message.kind === 'finished') this.#finishing?.resolve();
     else {
       this.#status = message.status;

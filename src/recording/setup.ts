@@ -3,6 +3,8 @@ import type { Statement } from '../../protocols/statement.ts';
 import type { Config } from '../config/schema.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
+import type { IndexStatus } from './index-keeper.ts';
+import { indexOptionsOf, type SecretSource } from './index-store.ts';
 import { type Boot, type Journal, newBoot, openJournal } from './journal.ts';
 import { identitiesIn, loadRecordingKeys, type RecordingKeys } from './keys.ts';
 import { presentStatement } from './live.ts';
@@ -88,13 +90,21 @@ export class Recording {
   #spoolFull = false;
   #onSpool: (full: boolean) => void = () => {};
 
-  /** Rejects with a `RecordingError` when the journal cannot be opened or a key cannot be read. */
-  static async start(config: Config, metrics: Metrics, log: Log): Promise<Recording> {
+  /**
+   * `secret` fetches the password of an index behind a network. Rejects with a `RecordingError` when the journal cannot be
+   * opened or a key cannot be read.
+   */
+  static async start(
+    config: Config,
+    metrics: Metrics,
+    log: Log,
+    secret: SecretSource | null = null,
+  ): Promise<Recording> {
     const { recording } = config;
     const keys = await loadRecordingKeys(config.gateway.data_dir, recording.recipients);
     const identities = [...keys.identities, ...recoveryIdentities(recording.recovery_identity)];
     const own = await ProcessRecording.open(config, keys.recipients, null, metrics, log);
-    return new Recording(config, own, { recipients: keys.recipients, identities }, metrics, log);
+    return new Recording(config, own, { recipients: keys.recipients, identities }, metrics, log, secret);
   }
 
   private constructor(
@@ -103,6 +113,7 @@ export class Recording {
     keys: RecordingKeys,
     metrics: Metrics,
     log: Log,
+    secret: SecretSource | null,
   ) {
     const { recording } = config;
     const { journal } = own;
@@ -111,6 +122,7 @@ export class Recording {
     this.#log = log;
     this.#recipients = recipients;
     this.#spoolBytesMax = recording.spool_limit_mib * MIB;
+    const index = indexOptionsOf(recording);
     const options = {
       dataDir: config.gateway.data_dir,
       gateway: config.gateway.name,
@@ -119,8 +131,8 @@ export class Recording {
       recipients,
       identities,
       store: recording.store,
-      // Texts in the clear would show on a disk that is to show nothing: only where the key lies there anyway.
-      index: recording.index ?? (recording.recipients.length === 0 ? 'statements' : 'sessions'),
+      index: index.keep,
+      indexStore: index.store,
       sealMs: recording.seal_every,
       retention: retentionOf(config),
       streams: recording.streams,
@@ -131,12 +143,15 @@ export class Recording {
       (status) => {
         metrics.recordingSpoolBytes.set(status.spoolBytes);
         metrics.recordingSpoolParts.set(status.spoolFiles);
+        metrics.recordingIndexUp.set(status.index === null || status.index.error === null ? 1 : 0);
+        metrics.recordingIndexBehindSessions.set(status.index?.behind ?? 0);
         this.#watchSpool(status);
       },
       (event) => {
         journal.audit(event);
         return journal.flushed();
       },
+      secret,
     );
   }
 
@@ -179,7 +194,8 @@ export class Recording {
   get warning(): string | null {
     const { error, storeError, spoolFiles, streams } = this.#sealing.status;
     if (storeError !== null) return `${storeError}; ${spoolFiles} parts of recordings wait on disk`;
-    return error ?? streams.find((stream) => stream.error !== null)?.error ?? null;
+    const stream = streams.find((one) => one.error !== null)?.error ?? null;
+    return error ?? stream ?? indexWarning(this.#sealing.status.index);
   }
 
   /** A statement as it may be shown to those who follow its session live. */
@@ -211,6 +227,15 @@ export class Recording {
   }
 }
 
+function indexWarning(index: IndexStatus | null): string | null {
+  if (index === null) return null;
+  const behind = Number.isFinite(index.behind) ? `${index.behind} sessions` : 'sessions';
+  if (index.error !== null)
+    return index.behind === 0 ? index.error : `${index.error}; ${behind} are to be indexed again`;
+  if (index.behind === 0 || index.catchesUp) return null;
+  return `${behind} are not whole in the index of recordings: index them again with \`sallyport recordings reindex\``;
+}
+
 function rawFramesOf(config: RecordedConfig): Set<string> {
   const resources = Object.entries(config.resources);
   return new Set(resources.filter(([, { recording }]) => recording.raw_frames).map(([name]) => name));
@@ -235,5 +260,9 @@ function retentionOf(config: Config): Retention {
       ),
     ),
     held: resources.filter(([, { recording }]) => recording.legal_hold).map(([name]) => name),
+    // What another gateway holds is only known there.
+    ...(indexOptionsOf(config.recording).store.type === 'sqlite'
+      ? {}
+      : { owner: { gateway: config.gateway.name, resources: resources.map(([name]) => name) } }),
   };
 }
