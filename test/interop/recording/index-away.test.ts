@@ -1,15 +1,21 @@
-import { mkdirSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, connect as dial, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Statement } from '../../../protocols/statement.ts';
+import { parseConfig } from '../../../src/config/load.ts';
 import { newId } from '../../../src/lib/id.ts';
+import { makeLog } from '../../../src/log.ts';
 import { Metrics } from '../../../src/metrics.ts';
 import type { IndexStoreOptions } from '../../../src/recording/index-store.ts';
 import { type Journal, openJournal } from '../../../src/recording/journal.ts';
 import { loadRecordingKeys, type RecordingKeys } from '../../../src/recording/keys.ts';
 import { StatementMasker } from '../../../src/recording/masking.ts';
 import { Pipeline } from '../../../src/recording/pipeline.ts';
+import { Recording } from '../../../src/recording/setup.ts';
 import { PostgresRecordingIndex } from '../../../src/store/recording-index-postgres.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
 import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
@@ -201,4 +207,57 @@ describe('gateways with one index in PostgreSQL', () => {
     expect((await index.search({ limit: 10_000, text: 'many7', session: many })).length).toBe(6_600);
     await index.close();
   }, 120_000);
+
+  test('commands find it by the configuration, and nothing on disk has the password', async () => {
+    using directory = new TemporaryDirectory();
+    const options = await store();
+    const root = directory.path;
+    const text = `
+gateway: { name: gw-1, data_dir: ${JSON.stringify(join(root, 'data'))} }
+secrets: { env: { type: env } }
+recording:
+  store: { type: directory, path: ${JSON.stringify(join(root, 'store'))} }
+  index:
+    store: { type: postgres, host: 127.0.0.1, port: ${server.port}, database: ${options.database}, username: index_user, password: "env:INDEX_PASSWORD", tls: { mode: disable } }
+resources: { orders: { type: postgres, host: localhost, launch_credentials: { username: app } } }
+`;
+    const file = join(root, 'config.yaml');
+    writeFileSync(file, text);
+    const { config } = parseConfig(text, file, { files: false });
+    const asked: string[] = [];
+    const recording = await Recording.start(
+      config,
+      new Metrics(),
+      makeLog('json', 'silent'),
+      async (reference) => {
+        asked.push(reference);
+        return PASSWORD;
+      },
+    );
+    const record = recording.journal.session(sessionStart(newId()));
+    record.begin(new Statement('query', 'SELECT findable', 15));
+    record.close({ reason: 'client_closed', detail: null, bytesSent: 0, bytesReceived: 0 });
+    await recording.close(10_000);
+    expect(new Set(asked)).toEqual(new Set(['env:INDEX_PASSWORD']));
+
+    const sallyport = fileURLToPath(new URL('../../../bin/sallyport.js', import.meta.url));
+    const run = async (args: readonly string[]): Promise<string> => {
+      const env = { ...process.env, INDEX_PASSWORD: PASSWORD };
+      const call = promisify(execFile)(process.execPath, [sallyport, 'recordings', ...args], { env });
+      return (await call.catch((error: { stderr: string }) => ({ stdout: error.stderr }))).stdout;
+    };
+    const found = JSON.parse(await run(['search', 'findab', '--json', '-c', file])) as object;
+    expect(found).toMatchObject({ session: record.id, text: 'SELECT findable', principal: 'ana' });
+    expect(await run(['list', '--data-dir', join(root, 'data')])).toMatch(/--config FILE/);
+    expect(await run(['hold', record.id, '-c', file])).toContain('is held');
+    const index = await reader(options);
+    expect(await index.session(record.id)).toMatchObject({ held: 1 });
+    await index.remove(record.id);
+    expect(await run(['reindex', '--all', '-c', file])).toMatch(/sessions were indexed again/);
+    expect((await index.search({ limit: 10, text: 'findable' })).length).toBe(1);
+    await index.close();
+    for (const entry of readdirSync(root, { recursive: true, withFileTypes: true }))
+      if (entry.isFile())
+        expect(readFileSync(join(entry.parentPath, entry.name)).includes(PASSWORD), entry.name).toBe(false);
+  }, 60_000);
 });
