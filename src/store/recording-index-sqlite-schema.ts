@@ -35,7 +35,7 @@ const SCHEMA = `
     session INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, text INTEGER NOT NULL,
     status TEXT NOT NULL, rows_returned INTEGER, rows_affected INTEGER, duration_us INTEGER, error_code TEXT,
     PRIMARY KEY (session, seq)
-  ) STRICT, WITHOUT ROWID;
+  ) STRICT;
   CREATE INDEX statements_by_time ON statements (at);
   CREATE INDEX statements_by_text ON statements (text);
 `;
