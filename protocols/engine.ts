@@ -293,6 +293,10 @@ export type Note =
  * peers send: what cannot be followed passes as `opaque`, or ends the session through `fatal`.
  */
 export interface Observer {
+  /**
+   * The next bytes of the client, or of the server. They are good during the call alone: their memory is read into
+   * again as soon as it returns, so what is kept is copied.
+   */
   client(chunk: Buffer): void;
   server(chunk: Buffer): void;
   /** The gate's answer to a statement that was held. */

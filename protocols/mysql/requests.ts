@@ -75,7 +75,7 @@ export class Requests implements ChangeUserPort {
   client(chunk: Buffer): void {
     if (this.fatal !== null) return;
     if (this.#state === 'blocked') {
-      this.#waiting.push(chunk);
+      this.#waiting.push(Buffer.from(chunk));
       return;
     }
     let at = 0;
@@ -94,7 +94,7 @@ export class Requests implements ChangeUserPort {
       }
       if (state === 'blocked') {
         this.#pass(chunk, passFrom, at);
-        this.#waiting.push(chunk.subarray(at));
+        this.#waiting.push(Buffer.from(chunk.subarray(at)));
         return;
       }
       if (state === 'command' && this.#unreadFollows()) continue;
@@ -225,7 +225,7 @@ export class Requests implements ChangeUserPort {
   }
 
   #keep(piece: Buffer): void {
-    this.#pieces.push(piece);
+    this.#pieces.push(Buffer.from(piece));
     this.#piecesBytes += piece.length;
   }
 

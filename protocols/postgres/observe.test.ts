@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { lending } from '../../test/support/lending.ts';
 import {
   bind,
   complete,
@@ -36,7 +37,9 @@ const description = (name: string, type = 25, format = 0): Buffer =>
 
 function session(options: Partial<ObserveOptions> = {}): { sink: KeepingSink; observer: Observer } {
   const sink = new KeepingSink();
-  const observer = observe(sink, { parameters: true, sampleRows: 0, columns: false, ...options }, FACTS);
+  const observer = lending(
+    observe(sink, { parameters: true, sampleRows: 0, columns: false, ...options }, FACTS),
+  );
   return { sink, observer };
 }
 

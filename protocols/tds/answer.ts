@@ -49,6 +49,11 @@ export class AnswerReader implements ResponseListener {
     this.#walker.walk(bytes, start, end);
   }
 
+  /** The memory of what was walked is about to be used for something else, and the answer goes on. */
+  keep(): void {
+    this.#walker.keep();
+  }
+
   end(): void {
     this.#walker.endMessage();
     this.#request = null;

@@ -65,6 +65,22 @@ export interface Held {
   readonly end: number;
 }
 
+/**
+ * Gives what waits of `chunk` memory of its own: the chunk's is used for something else once the call is over. Neighbours
+ * stay neighbours, so that they still pass as one view.
+ */
+export function keepHeld(held: Held[], chunk: Buffer): void {
+  const first = held.findIndex(({ bytes }) => bytes === chunk);
+  if (first < 0) return;
+  const { start: base } = held[first]!;
+  const copy = Buffer.from(chunk.subarray(base));
+  for (let index = first; index < held.length; index++) {
+    const { bytes, start, packet, end } = held[index]!;
+    if (bytes === chunk)
+      held[index] = { bytes: copy, start: start - base, packet: packet - base, end: end - base };
+  }
+}
+
 /** One message of the client that wants an answer. */
 export class Request {
   readonly type: number;

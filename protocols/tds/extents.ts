@@ -210,7 +210,7 @@ export class ValueWalker {
 
 /**
  * Keeps the beginning of a value, its length, and, when it is longer than what is kept, its SHA-256.
- * A value that comes in one piece is kept as a view of it.
+ * A value that comes in one piece is kept as a view of it, good for as long as the piece is: `keep` makes it last.
  */
 export class ValueCapture {
   #limit = 0;
@@ -278,6 +278,15 @@ export class ValueCapture {
       this.#hash.update(this.bytes.subarray(0, Math.min(before, this.#limit)));
     }
     this.#hash.update(bytes.subarray(start, end));
+  }
+
+  /** The memory of what was added is about to be used for something else. */
+  keep(): void {
+    if (this.#owned || this.#end === this.#start) return;
+    this.#kept = Buffer.from(this.bytes);
+    this.#end -= this.#start;
+    this.#start = 0;
+    this.#owned = true;
   }
 
   #append(bytes: Buffer, start: number, end: number, before: number): void {

@@ -31,7 +31,7 @@ export const PacketStatus = {
 
 /** Takes whole packets, each with its header, in order. */
 export interface PacketSink {
-  /** `bytes[start, end)` is one packet. The bytes are not written to again, so views of them may be kept. */
+  /** `bytes[start, end)` is one packet. Where `bytes` is the chunk that was fed, they are good during the call alone. */
   packet(bytes: Buffer, start: number, end: number): void;
 }
 

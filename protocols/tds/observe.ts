@@ -59,6 +59,7 @@ class StreamObserver implements Observer, Line {
     }
     if (this.#serverLost) this.#stream.loseServer();
     this.#flush();
+    this.#stream.keepHeld(chunk);
   }
 
   server(chunk: Buffer): void {

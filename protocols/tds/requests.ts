@@ -52,6 +52,13 @@ export class RequestReader {
     else if (this.#body !== null) this.#body.add(bytes, position, end);
   }
 
+  /** The memory of what was fed is about to be used for something else, and the message goes on. */
+  keep(): void {
+    this.#text?.keep();
+    this.#calls?.keep();
+    this.#body?.keep();
+  }
+
   /** The message is over. */
   end(): void {
     if (this.#headersLeft !== 0) this.lost = true;

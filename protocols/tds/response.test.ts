@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { lending } from '../../test/support/lending.ts';
 import { CollectingSink, EVERYTHING, sessionFacts } from '../../test/support/tds-capture.ts';
 import {
   batch,
@@ -43,7 +44,7 @@ function text(characters: string | null): Buffer {
 
 function start(facts: Partial<SessionFacts> = {}, options: Partial<typeof EVERYTHING> = {}) {
   const sink = new CollectingSink();
-  const observer = observe(sink, { ...EVERYTHING, sampleRows: 0, ...options }, sessionFacts(facts));
+  const observer = lending(observe(sink, { ...EVERYTHING, sampleRows: 0, ...options }, sessionFacts(facts)));
   return { sink, observer };
 }
 

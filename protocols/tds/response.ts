@@ -123,6 +123,11 @@ export class ResponseWalker {
     this.#walk(joined, 0, joined.length, false);
   }
 
+  /** The memory of what was walked is about to be used for something else, and the message goes on. */
+  keep(): void {
+    if (this.#expecting !== 'token' && this.#expecting !== 'message_end') this.#capture.keep();
+  }
+
   /** The message is over: the next byte begins a token. */
   endMessage(): void {
     if (this.#expecting === 'message_end') this.#readTail();

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { lending } from '../../test/support/lending.ts';
 import { CollectingSink, EVERYTHING, sessionFacts } from '../../test/support/tds-capture.ts';
 import {
   call,
@@ -37,7 +38,7 @@ function vector(id: string): Buffer {
 
 function session(version: TdsVersion = '7.4', options: Partial<typeof EVERYTHING> = {}) {
   const sink = new CollectingSink();
-  const observer = observe(sink, { ...EVERYTHING, ...options }, sessionFacts({ version }));
+  const observer = lending(observe(sink, { ...EVERYTHING, ...options }, sessionFacts({ version })));
   return { sink, observer };
 }
 

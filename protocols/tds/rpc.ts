@@ -154,6 +154,12 @@ export class CallReader {
     }
   }
 
+  /** The memory of what was fed is about to be used for something else, and the message goes on. */
+  keep(): void {
+    this.#capture.keep();
+    this.#text.keep();
+  }
+
   /** The message is over. A call that is not complete now never will be. */
   end(): void {
     if (this.#expecting === 'parameter' && this.#carry === null) this.#finishCall();

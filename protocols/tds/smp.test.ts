@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { lending } from '../../test/support/lending.ts';
 import { CollectingSink, EVERYTHING, sessionFacts } from '../../test/support/tds-capture.ts';
 import {
   ATTENTION,
@@ -27,7 +28,10 @@ const Flag = { syn: 1, acknowledge: 2, fin: 4, data: 8 } as const;
 
 function start() {
   const sink = new CollectingSink();
-  return { sink, observer: observe(sink, { ...EVERYTHING, sampleRows: 0 }, sessionFacts({ mars: true })) };
+  return {
+    sink,
+    observer: lending(observe(sink, { ...EVERYTHING, sampleRows: 0 }, sessionFacts({ mars: true }))),
+  };
 }
 
 /** A message as frames of one session, numbered from `sequence`. */

@@ -1,7 +1,14 @@
 import type { Observer, Verdict } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { TransactionState } from '../statement.ts';
-import { type Connection, type Held, type Line, noteOpaque, type PacketPosition } from './conversation.ts';
+import {
+  type Connection,
+  type Held,
+  keepHeld,
+  type Line,
+  noteOpaque,
+  type PacketPosition,
+} from './conversation.ts';
 import { MessageType, PACKET_HEADER_BYTES, PacketStatus } from './frames.ts';
 import { MULTIPLEXED_SESSIONS_MAX } from './limits.ts';
 import { refusalText } from './refuse.ts';
@@ -38,7 +45,7 @@ export class MultiplexedObserver implements Observer {
   #serverLost = false;
   /** The stream whose statement waits for its verdict, and the frames that came behind. */
   #undecided: MultiplexedStream | null = null;
-  #waiting: { bytes: Buffer; start: number; end: number }[] = [];
+  #waiting: Held[] = [];
 
   constructor(connection: Connection) {
     this.#connection = connection;
@@ -51,6 +58,8 @@ export class MultiplexedObserver implements Observer {
     if (!this.#client.feed(chunk)) this.#violated('something that is not a multiplexed frame');
     if (this.#serverLost) this.#loseStreams();
     this.#out.flush();
+    for (const stream of this.#streams.values()) stream.keepHeld(chunk);
+    if (this.#waiting.length > 0) keepHeld(this.#waiting, chunk);
   }
 
   server(chunk: Buffer): void {
@@ -124,7 +133,7 @@ export class MultiplexedObserver implements Observer {
   #clientFrame(bytes: Buffer, start: number, end: number): void {
     if (this.#connection.fatal !== null) return;
     if (this.#undecided !== null) {
-      this.#waiting.push({ bytes, start, end });
+      this.#waiting.push({ bytes, start, packet: start, end });
       return;
     }
     const flags = bytes[start + 1]!;
@@ -220,6 +229,11 @@ class MultiplexedStream implements Line {
     }
     this.#holding = true;
     this.stream.clientPacket(bytes, start, packet, end);
+  }
+
+  keepHeld(chunk: Buffer): void {
+    this.stream.keepHeld(chunk);
+    if (this.#behind.length > 0) keepHeld(this.#behind, chunk);
   }
 
   release(verdict: Verdict): void {

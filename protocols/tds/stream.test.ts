@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { lending } from '../../test/support/lending.ts';
 import { CollectingSink, EVERYTHING, sessionFacts } from '../../test/support/tds-capture.ts';
 import {
   ATTENTION,
@@ -35,7 +36,7 @@ const ACKNOWLEDGED = response(done(0x20));
 
 function start(facts: Partial<SessionFacts> = {}): { sink: CollectingSink; observer: Observer } {
   const sink = new CollectingSink();
-  return { sink, observer: observe(sink, EVERYTHING, sessionFacts(facts)) };
+  return { sink, observer: lending(observe(sink, EVERYTHING, sessionFacts(facts))) };
 }
 
 /** Refuses what contains `ALTER LOGIN`. */

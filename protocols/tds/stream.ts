@@ -3,7 +3,7 @@ import { INSPECT_BYTES_MAX, OUTSTANDING_BYTES_MAX, OUTSTANDING_OPERATIONS_MAX } 
 import { Statement, type StatementStatus } from '../statement.ts';
 import { AnswerReader } from './answer.ts';
 import { callStatement, completeCall, handleSource } from './calls.ts';
-import { type Connection, type Held, type Line, noteOpaque, Request } from './conversation.ts';
+import { type Connection, type Held, keepHeld, type Line, noteOpaque, Request } from './conversation.ts';
 import {
   MessageType,
   PACKET_HEADER_BYTES,
@@ -121,6 +121,16 @@ export class Stream implements PacketSink, SegmentSink {
       if (this.#begin(type, status)) this.#take(bytes, start, packet, end, status);
     } else if (this.#open.type === type) this.#take(bytes, start, packet, end, status);
     else this.#violated(`a packet of type ${type} inside a message of type ${this.#open.type}`);
+  }
+
+  /** The call in which `chunk` came is over: what is held of it is copied. */
+  keepHeld(chunk: Buffer): void {
+    if (this.#open !== null) {
+      this.#open.reader.keep();
+      keepHeld(this.#open.held, chunk);
+    }
+    if (this.#undecided !== null) keepHeld(this.#undecided.held, chunk);
+    if (this.#waiting.length > 0) keepHeld(this.#waiting, chunk);
   }
 
   #violated(what: string): void {
@@ -429,7 +439,9 @@ export class Stream implements PacketSink, SegmentSink {
   serverBytes(bytes: Buffer, start: number, end: number): boolean {
     this.#headerAt = -1;
     this.#answer.doneAt = -1;
-    return this.#scanner.feed(bytes, start, end, this);
+    const followed = this.#scanner.feed(bytes, start, end, this);
+    if (this.#inResponse) this.#answer.keep();
+    return followed;
   }
 
   header(length: number, at: number): void {

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { observe } from '../../protocols/tds/observe.ts';
 import type { SessionFacts } from '../../protocols/tds/session.ts';
+import { lending } from '../support/lending.ts';
 import { CollectingSink, EVERYTHING, readCapture, sessionFacts } from '../support/tds-capture.ts';
 
 /**
@@ -73,7 +74,7 @@ function follow(
     if (refuse === 0 || asked % refuse !== 0) return { action: 'allow' };
     return { action: 'hold' };
   };
-  const observer = observe(sink, EVERYTHING, facts);
+  const observer = lending(observe(sink, EVERYTHING, facts));
   let received = 0;
   for (const { from, bytes } of chunks) {
     observer[from](Buffer.from(bytes));

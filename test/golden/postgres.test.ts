@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { observe } from '../../protocols/postgres/observe.ts';
 import type { Statement } from '../../protocols/statement.ts';
 import { FACTS, KeepingSink, split } from '../support/postgres-observer.ts';
+import { lending } from '../support/lending.ts';
 
 /**
  * Recorded conversations with real servers: an observer must tell the same of each, however late the server's answers
@@ -76,7 +77,7 @@ function told(statements: readonly Statement[]): string[] {
 
 function replay(steps: readonly Step[], pieces?: (bytes: Buffer) => Buffer[]): KeepingSink {
   const sink = new KeepingSink();
-  const observer = observe(sink, OPTIONS, FACTS);
+  const observer = lending(observe(sink, OPTIONS, FACTS));
   for (const { client, bytes } of steps) {
     for (const piece of pieces === undefined ? [bytes] : pieces(bytes)) {
       if (client) observer.client(piece);
@@ -138,7 +139,7 @@ describe.each(['pg15', 'pg18'])('conversations recorded from %s', (version) => {
 
     test(`${capture.scenario}, ${capture.sent}: nothing goes to the server that is not on record`, () => {
       const sink = new KeepingSink();
-      const observer = observe(sink, OPTIONS, FACTS);
+      const observer = lending(observe(sink, OPTIONS, FACTS));
       sink.toServer = (bytes) => {
         for (const message of split(bytes)) {
           const body = message.subarray(5);

@@ -4,6 +4,7 @@ import { observe } from '../../protocols/mysql/observe.ts';
 import { packet } from '../../protocols/mysql/packets.ts';
 import type { SessionFacts } from '../../protocols/mysql/session.ts';
 import type { Statement } from '../../protocols/statement.ts';
+import { lending } from './lending.ts';
 
 /** CLIENT_* flags by which the framings differ; everything else of the sessions here is the same. */
 export const FLAG = {
@@ -102,10 +103,8 @@ export class Session implements Sink {
   toClientCalls = 0;
 
   constructor(facts: ScriptFacts = {}, options: Partial<ObserveOptions> = {}) {
-    this.observer = observe(
-      this,
-      { parameters: true, sampleRows: 0, columns: false, ...options },
-      factsOf(facts),
+    this.observer = lending(
+      observe(this, { parameters: true, sampleRows: 0, columns: false, ...options }, factsOf(facts)),
     );
   }
 

@@ -4,6 +4,7 @@ import { ALLOW, type Sink, type Verdict } from '../../protocols/engine.ts';
 import type { Statement } from '../../protocols/statement.ts';
 import { observe } from '../../protocols/tds/observe.ts';
 import { type SessionFacts, versionOf } from '../../protocols/tds/session.ts';
+import { lending } from './lending.ts';
 
 /** Recorded conversations with a TDS server, cut at the end of their sign-in, and what an observer makes of the rest. */
 
@@ -198,7 +199,7 @@ export function replay(
   options: ObserveOptions = EVERYTHING,
 ): CollectingSink {
   const sink = new CollectingSink();
-  const observer = observe(sink, options, facts);
+  const observer = lending(observe(sink, options, facts));
   for (const [index, { from, bytes }] of chunks.entries()) {
     for (const piece of cut(Buffer.from(bytes), index)) observer[from](piece);
   }
