@@ -17,6 +17,7 @@ import { GatewaySessions, JoinedSessions, type LiveSessions } from './gateway/li
 import { localCertificate } from './gateway/local-certificate.ts';
 import { type PeerCancel, PeerSeal, Peers } from './gateway/peers.ts';
 import { CountedPlaces } from './gateway/places.ts';
+import { socketLegsWork } from './gateway/socket-leg.ts';
 import type { Door, Target } from './gateway/target.ts';
 import { listenerTls } from './gateway/tls-context.ts';
 import { addApi } from './http/api.ts';
@@ -151,6 +152,11 @@ export class App implements HealthSource {
     try {
       await app.#serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
       await app.#serving.open();
+      if (!(await socketLegsWork()))
+        log.warn(
+          { node: process.version },
+          'sockets are relayed the slower way: this Node is not one that is known',
+        );
       await app.#listen(true);
       app.#http = await startHttp({
         listen: config.http.listen,

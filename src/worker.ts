@@ -5,6 +5,7 @@ import { RemoteAccess } from './access/remote-access.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { GatewaySessions } from './gateway/live-sessions.ts';
 import type { Places } from './gateway/places.ts';
+import { socketLegsWork } from './gateway/socket-leg.ts';
 import { EventLoopLag } from './lib/event-loop-lag.ts';
 import { type Log, makeLog } from './log.ts';
 import { Metrics } from './metrics.ts';
@@ -56,6 +57,7 @@ class Working {
     const metrics = new Metrics();
     const serving = new Serving(config, log, metrics);
     await serving.open();
+    await socketLegsWork();
     const recording = await ProcessRecording.open(config, recipients, boot, metrics, log);
     if (start.spoolFull) recording.spoolFull(true);
     const working = new Working(serving, recording, metrics, log);

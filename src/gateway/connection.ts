@@ -24,6 +24,7 @@ import type { GatewayContext } from './gateway.ts';
 import { INTERRUPT_MS_MAX, KEEP_ALIVE_MS } from './limits.ts';
 import { noPlace } from './places.ts';
 import { Relay, type RelayEnd } from './relay.ts';
+import { legOf } from './socket-leg.ts';
 import type { SessionSummary, SessionWatcher } from './summary.ts';
 import { type Door, onlyTarget, type Target } from './target.ts';
 
@@ -377,7 +378,7 @@ export class Connection implements Entry, Cancellable {
       'session opened',
     );
     const counts = statementCounters(context.metrics, labels);
-    const relay = new Relay(client.stream, upstream.stream, session, this.#theTarget.observe, {
+    const relay = new Relay(legOf(client.stream), legOf(upstream.stream), session, this.#theTarget.observe, {
       record,
       recorder: context.recorder,
       decide,

@@ -6,6 +6,13 @@ export const RELAY_PENDING_BYTES_MAX = 1024 * 1024;
 /** Bytes that one session's server may send before the other sessions get their turn. Ours, by `bench fairness`. */
 export const RELAY_TURN_BYTES_MAX = 256 * 1024;
 
+/** What each leg of a session reads into. Most messages of people and applications are shorter. */
+export const READ_BYTES = 4 * 1024;
+
+/** What a leg reads into while there is more than that, and how many such buffers stay with legs that may need them no more. */
+export const BURST_READ_BYTES = 64 * 1024;
+export const BURST_BUFFERS_KEPT_MAX = 256;
+
 /** How long a session that ends by our will waits for a message boundary toward the client. */
 export const PARTING_MS_MAX = 2_000;
 

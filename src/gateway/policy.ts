@@ -19,7 +19,10 @@ export interface StatementRules {
   readonly databases?: readonly string[] | null;
 }
 
-/** Texts whose verdict is remembered by one session, and the longest text that is worth it. */
+/**
+ * Texts whose verdict is remembered by one session (the latest half of them for certain), and the longest text that is
+ * worth it.
+ */
 const VERDICTS_MAX = 256;
 const VERDICT_TEXT_LENGTH_MAX = 2048;
 
@@ -30,7 +33,9 @@ const VERDICT_TEXT_LENGTH_MAX = 2048;
 export function statementGate(rules: StatementRules): (statement: Statement) => Verdict {
   if (rules.allowAccountChange && !rules.readOnly && !rules.databases) return () => ALLOW;
   const dialect: Dialect = rules.engine;
-  const verdicts = new Map<string, Verdict>();
+  // Two generations: to take the oldest out of one map each time costs more than the verdict of a short text.
+  let verdicts = new Map<string, Verdict>();
+  let former = new Map<string, Verdict>();
   return (statement) => {
     const { text } = statement;
     if (text === null) return statement.name === null ? ALLOW : judgeProcedure(statement, rules);
@@ -38,9 +43,12 @@ export function statementGate(rules: StatementRules): (statement: Statement) => 
     if (statement.opaque) return judge(text, statement, rules, dialect);
     const remembered = verdicts.get(text);
     if (remembered !== undefined) return remembered;
-    const verdict = judge(text, statement, rules, dialect);
+    const verdict = former.get(text) ?? judge(text, statement, rules, dialect);
     if (text.length <= VERDICT_TEXT_LENGTH_MAX) {
-      if (verdicts.size >= VERDICTS_MAX) verdicts.delete(verdicts.keys().next().value as string);
+      if (verdicts.size >= VERDICTS_MAX / 2) {
+        former = verdicts;
+        verdicts = new Map();
+      }
       verdicts.set(text, verdict);
     }
     return verdict;

@@ -1,9 +1,10 @@
-import type { Duplex } from 'node:stream';
 import type { EngineSession, Note, ObserveOptions, Observer, Sink, Verdict } from '../../protocols/engine.ts';
 import { Refusal } from '../../protocols/error.ts';
 import type { Statement } from '../../protocols/statement.ts';
 import type { CloseReason, Recorder, SessionRecord, Waiter } from '../recording/recorder.ts';
+import type { Leg } from './leg.ts';
 import { LINGER_MS_MAX, PARTING_MS_MAX, RELAY_PENDING_BYTES_MAX, RELAY_TURN_BYTES_MAX } from './limits.ts';
+import { readBuffers } from './read-buffers.ts';
 
 /** What a relay reports beside the traffic. All calls are synchronous and cheap. */
 export interface RelayPort {
@@ -39,8 +40,8 @@ export interface RelayEnd {
  */
 export class Relay implements Sink, Waiter {
   readonly observer: Observer;
-  readonly #client: Duplex;
-  readonly #server: Duplex;
+  readonly #client: Leg;
+  readonly #server: Leg;
   readonly #port: RelayPort;
   #pending: Buffer[] = [];
   #pendingBytes = 0;
@@ -66,13 +67,7 @@ export class Relay implements Sink, Waiter {
   #touched = true;
   #idles = 0;
 
-  constructor(
-    client: Duplex,
-    server: Duplex,
-    session: EngineSession,
-    options: ObserveOptions,
-    port: RelayPort,
-  ) {
+  constructor(client: Leg, server: Leg, session: EngineSession, options: ObserveOptions, port: RelayPort) {
     this.#client = client;
     this.#server = server;
     this.#port = port;
@@ -83,16 +78,20 @@ export class Relay implements Sink, Waiter {
   start(fromClient: Buffer, fromServer: Buffer): void {
     const client = this.#client;
     const server = this.#server;
-    client.on('data', this.#onClientData);
-    client.on('end', this.#onClientEnd);
-    client.on('error', this.#onClientError);
-    client.on('close', this.#onClientClose);
-    client.on('drain', this.#onClientDrain);
-    server.on('data', this.#onServerData);
-    server.on('end', this.#onServerEnd);
-    server.on('error', this.#onServerError);
-    server.on('close', this.#onServerClose);
-    server.on('drain', this.#onServerDrain);
+    client.start({
+      data: this.#onClientData,
+      ended: this.#onClientEnd,
+      failed: this.#onClientError,
+      closed: this.#onClientClose,
+      drained: this.#onClientDrain,
+    });
+    server.start({
+      data: this.#onServerData,
+      ended: this.#onServerEnd,
+      failed: this.#onServerError,
+      closed: this.#onServerClose,
+      drained: this.#onServerDrain,
+    });
     if (fromServer.length > 0) this.#onServerData(fromServer);
     if (fromClient.length > 0) this.#onClientData(fromClient);
     // A peer that closed while nobody was listening says so only by its state.
@@ -143,7 +142,7 @@ export class Relay implements Sink, Waiter {
     if (this.#serverEnded || this.#parting !== null) return;
     this.#bytesSent += bytes.length;
     if (this.#uncommitted || this.#pendingBytes > 0) {
-      this.#pending.push(bytes);
+      this.#pending.push(readBuffers.lasting(bytes));
       this.#pendingBytes += bytes.length;
       if (this.#pendingBytes > RELAY_PENDING_BYTES_MAX) this.#pauseClient();
       return;
@@ -192,14 +191,9 @@ export class Relay implements Sink, Waiter {
       this.#pendingBytes = 0;
       return;
     }
-    let ready = true;
-    if (free.length > 1) this.#server.cork();
-    for (const bytes of free) {
-      this.#pendingBytes -= bytes.length;
-      ready = this.#server.write(bytes);
-    }
-    if (free.length > 1) this.#server.uncork();
-    if (!ready) this.#pauseClient();
+    const bytes = free.length === 1 ? free[0]! : Buffer.concat(free);
+    this.#pendingBytes -= bytes.length;
+    if (!this.#server.write(bytes)) this.#pauseClient();
     else this.#resumeClient();
     if (this.#clientEnded && this.#pendingBytes === 0) this.#endServer();
   }
@@ -267,7 +261,7 @@ export class Relay implements Sink, Waiter {
 
   #resumeClient(): void {
     if (!this.#clientPaused || this.#parting !== null) return;
-    if (this.observer.saturated || this.#pendingBytes > 0 || this.#server.writableNeedDrain) return;
+    if (this.observer.saturated || this.#pendingBytes > 0 || this.#server.needsDrain) return;
     this.#clientPaused = false;
     this.#client.resume();
   }
@@ -294,7 +288,7 @@ export class Relay implements Sink, Waiter {
 
   /** Passes the client's half-close on. What the server still has to say flows until it closes too. */
   #endServer(): void {
-    if (!this.#server.writableEnded && !this.#server.destroyed) this.#server.end();
+    this.#server.end();
   }
 
   readonly #onClientError = (error: Error): void => {
@@ -326,8 +320,8 @@ export class Relay implements Sink, Waiter {
       }
     }
     this.#reason ??= 'client_closed';
-    if (!client.writableEnded) client.end();
-    if (!this.#server.writableEnded) this.#server.end();
+    client.end();
+    this.#server.end();
     this.#startLinger();
   };
 
@@ -351,7 +345,6 @@ export class Relay implements Sink, Waiter {
       client.write(this.observer.farewell(parting.refusal));
       client.end();
       // The client's own last words are of no interest, but unread bytes would turn our FIN into a reset.
-      client.removeListener('data', this.#onClientData);
       client.resume();
     }
     this.#leaveServer();

@@ -55,18 +55,19 @@ const STARTUP = startupPacket(0x30000, [
 const QUERY = Buffer.concat([Buffer.from('5100000011', 'hex'), Buffer.from('SELECT 4711;\0')]);
 
 /** Everything that comes until the peer closes, or until it ends with ReadyForQuery `count` times. */
-async function hear(socket: Socket, readies = Number.POSITIVE_INFINITY): Promise<Buffer> {
-  let bytes = Buffer.alloc(0);
-  socket.on('error', () => {});
-  for (;;) {
-    const [chunk] = (await Promise.race([
-      once(socket, 'data'),
-      once(socket, 'close').then(() => [null]),
-    ]).catch(() => [null])) as [Buffer | null];
-    if (chunk === null) return bytes;
-    bytes = Buffer.concat([bytes, chunk]);
-    if (bytes.toString('latin1').split('Z\0\0\0\x05').length - 1 >= readies) return bytes;
-  }
+function hear(socket: Socket, readies = Number.POSITIVE_INFINITY): Promise<Buffer> {
+  return new Promise((resolve) => {
+    let bytes = Buffer.alloc(0);
+    const take = (chunk: Buffer): void => {
+      bytes = Buffer.concat([bytes, chunk]);
+      if (bytes.toString('latin1').split('Z\0\0\0\x05').length - 1 < readies) return;
+      socket.off('data', take);
+      resolve(bytes);
+    };
+    socket.on('error', () => {});
+    socket.on('data', take);
+    socket.once('close', () => resolve(bytes));
+  });
 }
 
 function open(gateway: TestGateway): Socket {
