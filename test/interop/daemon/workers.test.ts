@@ -101,6 +101,7 @@ async function workersOf(opened: number, last: number): Promise<Set<number | und
 }
 
 interface LogLine {
+  readonly reason?: string;
   readonly worker?: number;
   readonly msg: string;
   readonly session?: string;
@@ -484,8 +485,13 @@ test('recordings that cannot be stored stop all workers, until they can', async 
     // What waits has reached its limit before they were through: they are stopped like the others.
   }
   for (const end of ends) expect((await end).message).toContain('can no longer be recorded');
-  const stopped = lines('session closed').filter(({ reason }) => reason === 'recording_failed');
-  expect(new Set(stopped.map(({ worker }) => worker))).toEqual(new Set([1, 2]));
+  const stopped = (): Set<number | undefined> =>
+    new Set(
+      lines('session closed')
+        .filter(({ reason }) => reason === 'recording_failed')
+        .map(({ worker }) => worker),
+    );
+  await expect.poll(stopped, PATIENCE).toEqual(new Set([1, 2]));
   expect(await readiness()).toMatchObject({ status: 503, text: expect.stringContaining('wait on disk') });
   for (let attempt = 0; attempt < 2; attempt += 1)
     await expect(client()).rejects.toThrow('cannot be recorded');
