@@ -174,7 +174,7 @@ describe('completion', () => {
         .trim()
         .split('\n');
     expect(offered('sallyport', 'rec')).toEqual(['recordings']);
-    expect(offered('sallyport', 'recordings', 're')).toEqual(['replay']);
+    expect(offered('sallyport', 'recordings', 'rep')).toEqual(['replay']);
     expect(offered('sallyport', 'recordings', 'replay', '--la')).toEqual(['--last']);
     expect(offered('sallyport', 'completion', 'f')).toEqual(['fish']);
     expect(offered('sallyport', 'start', '--config', join(root, 'config.exa'))).toEqual([
@@ -191,7 +191,7 @@ describe('completion', () => {
         .split('\n')
         .map((one) => one.split('\t')[0]!);
     expect(offered('sallyport rec')).toEqual(['recordings']);
-    expect(offered('sallyport recordings re')).toEqual(['replay']);
+    expect(offered('sallyport recordings rep')).toEqual(['replay']);
     expect(offered('sallyport recordings replay --la')).toEqual(['--last']);
     expect(offered('sallyport completion b')).toEqual(['bash']);
   });
