@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { mariadbClient } from '../test/support/mariadb.ts';
 import { mysqlClient } from '../test/support/mysql.ts';
 import { digits } from './lib/figures.ts';
@@ -9,16 +8,13 @@ import { interleaved } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
-import { mysqlVersionsText, PEERS_TEXT, preparedMysql, routerIfThere, sysbench } from './mysql.ts';
-import type { BenchOptions } from './postgres.ts';
+import type { BenchOptions } from './lib/round-trips.ts';
+import { mysqlVersionsText, PEERS_TEXT, preparedMysql, routerIfThere } from './mysql.ts';
 import { BULK_COLUMNS_TEXT, bulkTable, transferred, writeRows } from './postgres-bulk.ts';
-import { signInTable } from './postgres-signins.ts';
 
 const ROWS = 60_000;
 const BODY_BYTES = 960;
 const UPLOAD_BYTES = 60_000_000;
-const SIGN_IN_CLIENTS = 8;
-const SIGN_IN_TEST = fileURLToPath(new URL('lib/mysql-sign-in.lua', import.meta.url));
 
 /** A large result down, and a file up by LOAD DATA LOCAL. */
 export async function bulk(options: BenchOptions): Promise<void> {
@@ -93,41 +89,4 @@ async function client(peer: Peer, backend: Backend, statement: string): Promise<
     ],
     { env: { ...process.env, MYSQL_PWD: backend.password } },
   );
-}
-
-/** New connections a second, each with one select. */
-export async function signIns(options: BenchOptions): Promise<void> {
-  const prepared = await preparedMysql();
-  const { server, backend } = prepared;
-  const balancer = await haproxy(backend);
-  const peers = [
-    direct(backend),
-    balancer,
-    ...(await routerIfThere(backend)),
-    await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'flushed' }),
-  ];
-  const method = backend.type === 'mysql' ? 'caching_sha2_password (its fast way)' : 'mysql_native_password';
-  const section = new Section('mysql sign-ins', [
-    `## ${prepared.name}: sign-ins`,
-    `sysbench, ${SIGN_IN_CLIENTS} threads, a new connection for every select, in the clear, ${options.runs} interleaved runs of ${options.seconds} s. The server asks for ${method}: of the client, or of Sallyport, which lets its clients in without a password.`,
-    PEERS_TEXT,
-    mysqlVersionsText(prepared),
-  ]);
-  try {
-    const samples = await interleaved(peers, options.runs, async (peer) => {
-      const found = await sysbench(peer, backend, SIGN_IN_TEST, options.seconds, [
-        `--threads=${SIGN_IN_CLIENTS}`,
-      ]);
-      return {
-        rate: found.count / found.measuredSeconds,
-        cpu: (found.cpu.total * 1e6) / found.count,
-        relaying: (found.cpu.relaying * 1e6) / found.count,
-      };
-    });
-    section.add(null, signInTable(samples, balancer, options.runs));
-  } finally {
-    for (const peer of peers) await peer.stop();
-    await server.stop();
-  }
 }

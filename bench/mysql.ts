@@ -3,24 +3,21 @@ import type { DatabaseServer } from '../test/support/database.ts';
 import { startMariadb } from '../test/support/mariadb.ts';
 import { mysqlTree, startMysql } from '../test/support/mysql.ts';
 import { percentile } from './lib/figures.ts';
-import { atRest, interleaved, type Loaded, loaded } from './lib/load.ts';
+import { atRest, type Loaded, loaded } from './lib/load.ts';
 import { type Backend, direct, haproxy, mysqlRouter, type Peer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { machineText, Section, versionsOf } from './lib/results.ts';
-import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import type { BenchOptions } from './lib/round-trips.ts';
+import { addRoundTrips, COLUMNS_TEXT, type RoundTripSample } from './lib/round-trips.ts';
 import { perWork } from './lib/usage.ts';
-import type { BenchOptions } from './postgres.ts';
 
 const ROWS = 20_000;
-/** As for PostgreSQL: all ways of recording at this many clients, prepared statements at these. */
-const VARIANTS_CLIENTS = 8;
-const PREPARED_CLIENTS = [8, 64];
 
 /**
  * libmariadb loads its plugins when they are first asked for, and threads that do so at the same moment sometimes go
  * without: they are named beforehand.
  */
-const PLUGIN = 'caching_sha2_password';
+const PLUGINS = 'caching_sha2_password;client_ed25519';
 
 /** A server whose account every peer signs in with, the first time over TLS so that it keeps the password's digest. */
 export interface PreparedMysql {
@@ -69,19 +66,15 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
   ]);
   try {
     await run('sysbench', sysbenchArguments(main[0]!, backend, 'oltp_point_select', ['prepare']));
-    for (const mode of ['text', 'prepared'] as const) {
-      for (const clients of options.clients) {
-        if (mode === 'prepared' && !PREPARED_CLIENTS.includes(clients)) continue;
-        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants[mode]] : main;
-        const samples = await interleaved(peers, options.runs, (peer) =>
-          select(peer, backend, mode, clients, options.seconds),
-        );
-        section.add(
-          `${mode} protocol, ${clients} client${clients === 1 ? '' : 's'}`,
-          roundTripTable(samples, { runs: options.runs, clients, reference: balancer }),
-        );
-      }
-    }
+    for (const mode of ['text', 'prepared'] as const)
+      await addRoundTrips(section, options, {
+        title: `${mode} protocol`,
+        peers: main,
+        variants: variants[mode],
+        reference: balancer,
+        isMain: mode === 'text',
+        measure: (peer, clients) => select(peer, backend, mode, clients, options.seconds),
+      });
   } finally {
     for (const peer of [...main, ...variants.text, ...variants.prepared]) await peer.stop();
     await server.stop();
@@ -126,13 +119,17 @@ async function select(
   };
 }
 
-/** One run of a sysbench test through a peer, and how much of it was while the peer was measured. Throws when nothing came of it. */
+/**
+ * One run of a sysbench test through a peer, and how much of it was while the peer was measured. Throws when nothing came of
+ * it. `cwd`: where it finds its certificates.
+ */
 export async function sysbench(
   peer: Peer,
   backend: Backend,
   test: string,
   seconds: number,
   options: readonly string[],
+  cwd?: string,
 ): Promise<Loaded & { readonly count: number; readonly measuredSeconds: number }> {
   const found = await loaded(
     peer,
@@ -143,7 +140,8 @@ export async function sysbench(
     ]),
     {
       begins: /^Threads started!/m,
-      env: { ...process.env, LIBMYSQL_PLUGINS: PLUGIN },
+      env: { ...process.env, LIBMYSQL_PLUGINS: PLUGINS },
+      ...(cwd === undefined ? {} : { cwd }),
     },
   );
   await atRest(peer);

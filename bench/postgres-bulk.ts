@@ -7,9 +7,10 @@ import { atRest, interleaved, Meter } from './lib/load.ts';
 import { direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { resetPeak, residentKiB, run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
+import type { BenchOptions } from './lib/round-trips.ts';
 import { nameWithRuns } from './lib/round-trips.ts';
 import type { CpuUse } from './lib/usage.ts';
-import { type BenchOptions, postgresEnvironment, prepared, versionsText } from './postgres.ts';
+import { postgresEnvironment, prepared, versionsText } from './postgres.ts';
 
 const ROWS = 100_000;
 const SELECT_ROWS = 50_000;

@@ -1,51 +1,28 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { makeAuthority } from '../test/support/certificates.ts';
 import { DEBIAN_BIN } from '../test/support/postgres.ts';
-import { digits, median, table } from './lib/figures.ts';
 import { atRest, interleaved, Meter } from './lib/load.ts';
-import { type Backend, direct, type Peer, pgbouncer, sallyport, type TlsFiles } from './lib/peers.ts';
+import { type Backend, direct, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
-import { nameWithRuns } from './lib/round-trips.ts';
-import { type BenchOptions, postgresEnvironment, prepared, versionsText } from './postgres.ts';
+import type { BenchOptions } from './lib/round-trips.ts';
+import { makeTls, type SignInSample, signInSample, signInTable } from './lib/sign-ins.ts';
+import { postgresEnvironment, prepared, versionsText } from './postgres.ts';
 
 const CLIENTS = 8;
 const METHODS = ['trust', 'password', 'md5', 'scram'] as const;
 const METHOD_NAMES = { trust: 'trust', password: 'clear-text password', md5: 'MD5', scram: 'SCRAM-SHA-256' };
 
-interface SignInSample {
-  /** Sign-ins a second, each with one select. */
-  readonly rate: number;
-  /** CPU time of the one in between, in microseconds a sign-in. */
-  readonly cpu: number;
-  readonly relaying: number;
-}
-
 /** New connections a second by what the server asks for, in the clear and with TLS on both sides. */
 export async function signIns(options: BenchOptions): Promise<void> {
-  const authority = await makeAuthority('Benchmarks', 'ecdsa');
-  const certificate = await authority.issue({ commonName: 'localhost', hosts: ['localhost', '127.0.0.1'] });
-  const folder = mkdtempSync(join(tmpdir(), 'sallyport-bench-tls-'));
-  const files: TlsFiles = {
-    ca: join(folder, 'ca.pem'),
-    cert: join(folder, 'cert.pem'),
-    key: join(folder, 'key.pem'),
-  };
-  writeFileSync(files.ca, authority.cert);
-  writeFileSync(files.cert, certificate.chain);
-  // PgBouncer runs as nobody where this runs as root.
-  writeFileSync(files.key, certificate.key, { mode: 0o644 });
-  chmodSync(folder, 0o755);
-  const { server, backend } = await prepared({}, { tls: certificate });
+  const certificate = await makeTls();
+  const { server, backend } = await prepared({}, { tls: certificate.issued });
   const section = new Section('postgres sign-ins', [
     '## PostgreSQL: sign-ins',
     `\`pgbench -S -C -c ${CLIENTS}\`: a new connection for every select, ${options.runs} interleaved runs of ${options.seconds} s. Named is what the server asks of whoever connects to it: of the client directly, else of the one in between, which lets its clients in without a password. PgBouncer opens a new connection to the server for each, as Sallyport does. With TLS, both sides have it (TLS 1.3, ECDSA P-256), and the one in between verifies the server. A clear-text password is measured with TLS alone: without it, Sallyport does not send one. \`pgbench\` itself takes its share of a core, most with TLS and SCRAM.`,
     versionsText(),
   ]);
   try {
-    for (const tls of [undefined, files]) {
+    for (const tls of [undefined, certificate.files]) {
       for (const method of METHODS) {
         if (method === 'password' && tls === undefined) continue;
         const { user, password } = server.accounts[method];
@@ -73,7 +50,7 @@ export async function signIns(options: BenchOptions): Promise<void> {
     }
   } finally {
     await server.stop();
-    rmSync(folder, { recursive: true, force: true });
+    certificate.remove();
   }
 }
 
@@ -96,29 +73,5 @@ async function connections(
   await atRest(peer);
   const count = Number(/number of transactions actually processed: (\d+)/.exec(output)?.[1]);
   if (!(count > 0)) throw new Error(`pgbench signed in not once in ${seconds} s: give it more --seconds`);
-  return {
-    rate: Number(/^tps = ([\d.]+)/m.exec(output)![1]),
-    cpu: (cpu.total * 1e6) / count,
-    relaying: (cpu.relaying * 1e6) / count,
-  };
-}
-
-/** Rates as multiples of `reference`'s. */
-export function signInTable(
-  samples: ReadonlyMap<Peer, readonly SignInSample[]>,
-  reference: Peer,
-  runs: number,
-): string {
-  const of = (peer: Peer, field: keyof SignInSample): number =>
-    median(samples.get(peer)!.map((sample) => sample[field]));
-  return table(
-    ['', 'sign-ins a second', `÷ ${reference.name}`, 'CPU, µs a sign-in', 'of it, the relaying thread'],
-    [...samples.keys()].map((peer) => [
-      nameWithRuns(peer, samples.get(peer)!.length, runs),
-      digits(of(peer, 'rate')),
-      digits(of(peer, 'rate') / of(reference, 'rate')),
-      peer.pids.length === 0 ? '–' : digits(of(peer, 'cpu')),
-      peer.httpPort === undefined ? '–' : digits(of(peer, 'relaying')),
-    ]),
-  );
+  return signInSample(count, count / Number(/^tps = ([\d.]+)/m.exec(output)![1]), cpu);
 }

@@ -13,14 +13,15 @@ import { atRest, interleaved, loaded } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { machineText, Section, versionsOf } from './lib/results.ts';
-import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import {
+  addRoundTrips,
+  type BenchOptions,
+  COLUMNS_TEXT,
+  type RoundTripSample,
+  roundTripTable,
+  VARIANTS_CLIENTS,
+} from './lib/round-trips.ts';
 import { perWork } from './lib/usage.ts';
-
-export interface BenchOptions {
-  readonly runs: number;
-  readonly seconds: number;
-  readonly clients: readonly number[];
-}
 
 const SCALE = 10;
 /** `pgbench` tells of its progress by whole seconds, the first of which is the warm-up. */
@@ -28,10 +29,6 @@ const WARM_UP_SECONDS = 1;
 /** With fewer round trips a figure means nothing, and the run is made once more, this many times as long. */
 const ROUND_TRIPS_MIN = 50;
 const LONGER = 4;
-/** All ways of recording are compared at this many clients; at others, the two that matter. */
-const VARIANTS_CLIENTS = 8;
-/** The prepared protocol is measured with fewer: its difference is the same. */
-const PREPARED_CLIENTS = [8, 64];
 const LEVELS_SECONDS_MIN = 3;
 
 type Mode = 'simple' | 'prepared';
@@ -72,19 +69,15 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     versionsText(),
   ]);
   try {
-    for (const mode of ['simple', 'prepared'] as const) {
-      for (const clients of options.clients) {
-        if (mode === 'prepared' && !PREPARED_CLIENTS.includes(clients)) continue;
-        const peers = clients === VARIANTS_CLIENTS ? [...main, ...variants[mode]] : main;
-        const samples = await interleaved(peers, options.runs, (peer) =>
-          select(peer, backend, mode, clients, options.seconds),
-        );
-        section.add(
-          `${mode} protocol, ${clients} client${clients === 1 ? '' : 's'}`,
-          roundTripTable(samples, { runs: options.runs, clients, reference: bouncer }),
-        );
-      }
-    }
+    for (const mode of ['simple', 'prepared'] as const)
+      await addRoundTrips(section, options, {
+        title: `${mode} protocol`,
+        peers: main,
+        variants: variants[mode],
+        reference: bouncer,
+        isMain: mode === 'simple',
+        measure: (peer, clients) => select(peer, backend, mode, clients, options.seconds),
+      });
   } finally {
     for (const peer of [...main, ...variants.simple, ...variants.prepared]) await peer.stop();
     await server.stop();

@@ -2,7 +2,8 @@ import { digits, median, table } from './lib/figures.ts';
 import { interleaved } from './lib/load.ts';
 import { type Backend, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { Section } from './lib/results.ts';
-import { type BenchOptions, versionsText } from './postgres.ts';
+import type { BenchOptions } from './lib/round-trips.ts';
+import { versionsText } from './postgres.ts';
 
 /** From the start of the process to the first accepted connection. */
 export async function startup(options: BenchOptions): Promise<void> {

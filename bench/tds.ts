@@ -4,18 +4,14 @@ import { atRest, interleaved, type Loaded, loaded } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, sallyport } from './lib/peers.ts';
 import { startServer } from './lib/process.ts';
 import { machineText, Section, versionsOf } from './lib/results.ts';
-import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
-import { ACCOUNT, BULK_BYTES } from './lib/tds.ts';
+import { addRoundTrips, type BenchOptions, COLUMNS_TEXT, type RoundTripSample } from './lib/round-trips.ts';
+import { makeTls, signInSample, signInTable } from './lib/sign-ins.ts';
+import { ACCOUNT, BULK_BYTES, WINDOWS_DOMAIN } from './lib/tds.ts';
 import type { TdsLoadResult } from './lib/tds-load.ts';
 import { perWork } from './lib/usage.ts';
-import type { BenchOptions } from './postgres.ts';
 import { BULK_COLUMNS_TEXT, bulkTable, transferred } from './postgres-bulk.ts';
-import { signInTable } from './postgres-signins.ts';
 
 const LOAD = fileURLToPath(new URL('lib/tds-load.ts', import.meta.url));
-/** As for PostgreSQL: more ways of recording at this many clients, calls at these. */
-const VARIANTS_CLIENTS = 8;
-const RPC_CLIENTS = [8, 64];
 const SIGN_IN_CLIENTS = 8;
 
 const DOUBLE_TEXT =
@@ -52,19 +48,15 @@ export async function roundTrips(options: BenchOptions): Promise<void> {
     for (const [work, title] of [
       ['batch', 'SQLBatch'],
       ['rpc', 'RPC, sp_executesql with one parameter'],
-    ] as const) {
-      for (const clients of options.clients) {
-        if (work === 'rpc' && !RPC_CLIENTS.includes(clients)) continue;
-        const peers = clients === VARIANTS_CLIENTS ? [...main, variants[work]] : main;
-        const samples = await interleaved(peers, options.runs, (peer) =>
-          select(peer, work, clients, options.seconds),
-        );
-        section.add(
-          `${title}, ${clients} client${clients === 1 ? '' : 's'}`,
-          roundTripTable(samples, { runs: options.runs, clients, reference: balancer }),
-        );
-      }
-    }
+    ] as const)
+      await addRoundTrips(section, options, {
+        title,
+        peers: main,
+        variants: [variants[work]],
+        reference: balancer,
+        isMain: work === 'batch',
+        measure: (peer, clients) => select(peer, work, clients, options.seconds),
+      });
   } finally {
     for (const peer of [...main, ...Object.values(variants)]) await peer.stop();
     await stop();
@@ -104,34 +96,57 @@ export async function bulk(options: BenchOptions): Promise<void> {
   }
 }
 
-/** New connections a second, each with one batch. */
+/** How clients and the one in between sign in. `asks` is the server's setting, `settings` the resource's. */
+const SIGN_INS = [
+  { title: 'SQL login, in the clear', work: 'signin', asks: 'off', settings: null },
+  { title: 'SQL login, TLS on both sides', work: 'tls', asks: 'required', settings: { encryption: 'on' } },
+  {
+    title: 'SQL login, TLS first on both sides (TDS 8.0)',
+    work: 'strict',
+    asks: 'strict',
+    settings: { encryption: 'strict' },
+  },
+  {
+    title: 'NTLMv2 by Sallyport (a SQL login by the others), TLS on both sides',
+    work: 'tls',
+    asks: 'required',
+    settings: { encryption: 'on', windowsDomain: WINDOWS_DOMAIN },
+  },
+] as const;
+
+/** New connections a second, each with one batch, by encryption and method. */
 export async function signIns(options: BenchOptions): Promise<void> {
-  const { backend, stop } = await startDouble();
-  const balancer = await haproxy(backend);
-  const peers = [
-    direct(backend),
-    balancer,
-    await sallyport(backend, { recording: 'off' }),
-    await sallyport(backend, { recording: 'flushed' }),
-  ];
+  const certificate = await makeTls();
+  const { ca, cert, key } = certificate.files;
   const section = new Section('sql server sign-ins', [
     '## SQL Server (test double): sign-ins',
-    `${SIGN_IN_CLIENTS} at once, SQL login in the clear, one batch each, ${options.runs} interleaved runs of ${options.seconds} s. ${DOUBLE_TEXT}`,
+    `${SIGN_IN_CLIENTS} at once, one batch each, ${options.runs} interleaved runs of ${options.seconds} s. Named is how Sallyport, or the client, signs in to the server; clients of Sallyport need no password. With TLS the client is tedious, whose own work is most of what limits the rate. TLS for the login alone is between the first two. ${DOUBLE_TEXT}`,
     tdsVersionsText(),
   ]);
   try {
-    const samples = await interleaved(peers, options.runs, async (peer) => {
-      const { result, cpu, measured } = await load(peer, 'signin', SIGN_IN_CLIENTS, options.seconds);
-      return {
-        rate: result.count / result.seconds,
-        cpu: (cpu.total * 1e6) / measured,
-        relaying: (cpu.relaying * 1e6) / measured,
-      };
-    });
-    section.add(null, signInTable(samples, balancer, options.runs));
+    for (const { title, work, asks, settings } of SIGN_INS) {
+      const { backend, stop } = await startDouble(settings === null ? [] : [asks, cert, key]);
+      const tls = settings === null ? {} : { tls: certificate.files, sqlServer: settings };
+      const balancer = await haproxy(backend);
+      const peers = [
+        direct(backend),
+        balancer,
+        await sallyport(backend, { recording: 'off', ...tls }),
+        await sallyport(backend, { recording: 'flushed', ...tls }),
+      ];
+      try {
+        const samples = await interleaved(peers, options.runs, async (peer) => {
+          const { result, cpu, measured } = await load(peer, work, SIGN_IN_CLIENTS, options.seconds, ca);
+          return signInSample(result.count, result.seconds, cpu, measured);
+        });
+        section.add(title, signInTable(samples, balancer, options.runs));
+      } finally {
+        for (const peer of peers) await peer.stop();
+        await stop();
+      }
+    }
   } finally {
-    for (const peer of peers) await peer.stop();
-    await stop();
+    certificate.remove();
   }
 }
 
@@ -157,11 +172,12 @@ async function load(
   work: string,
   clients: number,
   seconds: number,
+  ca = '',
 ): Promise<Loaded & { readonly result: TdsLoadResult; readonly measured: number }> {
   const found = await loaded(
     peer,
     process.execPath,
-    [LOAD, String(peer.port), work, String(clients), String(seconds)],
+    [LOAD, String(peer.port), work, String(clients), String(seconds), ...(ca === '' ? [] : [ca])],
     { begins: /^started$/m },
   );
   await atRest(peer);
@@ -174,8 +190,10 @@ async function load(
   };
 }
 
-async function startDouble(): Promise<{ backend: Backend; stop(): Promise<void> }> {
-  const { port, stop } = await startServer('tds-server');
+async function startDouble(
+  args: readonly string[] = [],
+): Promise<{ backend: Backend; stop(): Promise<void> }> {
+  const { port, stop } = await startServer('tds-server', args);
   return { backend: { type: 'sqlserver', port, ...ACCOUNT }, stop };
 }
 

@@ -59,9 +59,14 @@ export async function loaded(
   peer: Peer,
   command: string,
   args: readonly string[],
-  options: { readonly env?: NodeJS.ProcessEnv; readonly begins: RegExp },
+  options: { readonly env?: NodeJS.ProcessEnv; readonly cwd?: string; readonly begins: RegExp },
 ): Promise<Loaded> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: options.env ?? process.env });
+  const { env = process.env, cwd } = options;
+  const child = spawn(command, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env,
+    ...(cwd === undefined ? {} : { cwd }),
+  });
   let output = '';
   let errors = '';
   let begunAt: number | null = null;

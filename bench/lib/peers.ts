@@ -173,6 +173,8 @@ export interface SallyportOptions {
   readonly nodeFlags?: readonly string[];
   /** TLS with clients and with the server. Default: none. */
   readonly tls?: TlsFiles;
+  /** For SQL Server with TLS: what the resource says of encryption and of the account. */
+  readonly sqlServer?: { readonly encryption: 'on' | 'strict'; readonly windowsDomain?: string };
 }
 
 /** What the daemon gives itself by `bin/sallyport.js`. */
@@ -229,7 +231,7 @@ function configuration(
     ...(backend.type === 'mysql' || backend.type === 'mariadb'
       ? ['allow_local_infile: true', 'fetch_server_public_key: true']
       : []),
-    ...(backend.type === 'sqlserver' ? ['encryption: "off"', 'client_encryption: none'] : []),
+    ...(backend.type === 'sqlserver' ? sqlServerSettings(options.sqlServer) : []),
   ];
   const password = backend.password === '' ? '' : ', password: "env:BENCH_PASSWORD"';
   const tls =
@@ -250,6 +252,16 @@ resources:
 ${ofResource.map((line) => `    ${line}\n`).join('')}listeners:
   - { listen: "127.0.0.1:${port}", resource: db, client_auth: trust${tls} }
 `;
+}
+
+function sqlServerSettings(settings: SallyportOptions['sqlServer']): string[] {
+  if (settings === undefined) return ['encryption: "off"', 'client_encryption: none'];
+  const { encryption, windowsDomain } = settings;
+  return [
+    `encryption: "${encryption}"`,
+    'client_encryption: required',
+    ...(windowsDomain === undefined ? [] : [`windows_domain: ${windowsDomain}`]),
+  ];
 }
 
 function peer(name: string, port: number, started: Started, password: string | null, folder: string): Peer {

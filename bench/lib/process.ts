@@ -93,9 +93,12 @@ export function start(
 }
 
 /** Starts one of the benchmarks' own servers (`bench/lib/NAME.ts`), which say `port N` when they listen. */
-export async function startServer(name: string): Promise<{ port: number; stop(): Promise<void> }> {
+export async function startServer(
+  name: string,
+  args: readonly string[] = [],
+): Promise<{ port: number; stop(): Promise<void> }> {
   const script = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
-  const started = start(process.execPath, [script]);
+  const started = start(process.execPath, [script, ...args]);
   const deadline = Date.now() + LISTEN_MS_MAX;
   for (;;) {
     const port = /^port (\d+)$/m.exec(started.output())?.[1];

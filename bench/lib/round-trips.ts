@@ -1,7 +1,20 @@
 import { digits, median, milliseconds, table } from './figures.ts';
+import { interleaved } from './load.ts';
 import type { LoopDelay } from './loop-delay.ts';
 import type { Peer } from './peers.ts';
+import type { Section } from './results.ts';
 import type { CpuUse } from './usage.ts';
+
+export interface BenchOptions {
+  readonly runs: number;
+  readonly seconds: number;
+  readonly clients: readonly number[];
+}
+
+/** All ways of recording are compared at this many clients; at others, the two that matter. */
+export const VARIANTS_CLIENTS = 8;
+/** Of a protocol's two ways of asking, the second is measured with fewer: its difference is the same. */
+const SECOND_CLIENTS = [8, 64];
 
 /** One run of round trips. CPU time is that of the one in between, in microseconds a round trip. */
 export interface RoundTripSample extends CpuUse {
@@ -74,6 +87,35 @@ export function roundTripTable(
     ];
   });
   return table(head, rows);
+}
+
+/** One way of asking, between the same peers. */
+export interface RoundTripPart {
+  readonly title: string;
+  readonly peers: readonly Peer[];
+  /** Further ways of recording, at `VARIANTS_CLIENTS`. */
+  readonly variants: readonly Peer[];
+  readonly reference: Peer;
+  /** The first of the protocol's ways, measured at every number of clients. */
+  readonly isMain: boolean;
+  readonly measure: (peer: Peer, clients: number) => Promise<RoundTripSample>;
+}
+
+/** Adds a table for each number of clients. */
+export async function addRoundTrips(
+  section: Section,
+  { runs, clients: counts }: BenchOptions,
+  { title, peers, variants, reference, isMain, measure }: RoundTripPart,
+): Promise<void> {
+  for (const clients of counts) {
+    if (!isMain && !SECOND_CLIENTS.includes(clients)) continue;
+    const measured = clients === VARIANTS_CLIENTS ? [...peers, ...variants] : peers;
+    const samples = await interleaved(measured, runs, (peer) => measure(peer, clients));
+    section.add(
+      `${title}, ${clients} client${clients === 1 ? '' : 's'}`,
+      roundTripTable(samples, { runs, clients, reference }),
+    );
+  }
 }
 
 /** The name, and how many runs there were where some failed. */

@@ -1,10 +1,13 @@
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Connection, Request } from 'tedious';
+import { closeTedious } from '../../test/support/tedious.ts';
 import { percentile } from './figures.ts';
-import { bulkMessage, REQUESTS, TdsConnection } from './tds.ts';
+import { ACCOUNT, bulkMessage, REQUESTS, TdsConnection } from './tds.ts';
 
 /**
- * The load generator of the SQL Server benchmarks: `node tds-load.ts PORT WORK CLIENTS SECONDS`. WORK is `batch`, `rpc`,
- * `down`, `up` or `signin`. Prints `started` when everybody is signed in and warm, and in the end a line of JSON
+ * The load generator of the SQL Server benchmarks: `node tds-load.ts PORT WORK CLIENTS SECONDS [CA]`. WORK is `batch`, `rpc`,
+ * `down`, `up`, `signin` (in the clear, with recorded bytes), or a sign-in by tedious: `tls`, `strict`. Prints `started` when everybody is signed in and warm, and in the end a line of JSON
  * (`TdsLoadResult`).
  */
 
@@ -77,7 +80,7 @@ async function transfer(messages: readonly Buffer[]): Promise<TdsLoadResult> {
   return { count: 1, seconds: taken / 1000, p50: taken, p99: taken };
 }
 
-async function signIns(): Promise<TdsLoadResult> {
+async function signIns(signIn: () => Promise<void>): Promise<TdsLoadResult> {
   const latencies: number[] = [];
   console.log('started');
   const started = performance.now();
@@ -86,9 +89,7 @@ async function signIns(): Promise<TdsLoadResult> {
     Array.from({ length: clients }, async () => {
       while (performance.now() < ending) {
         const began = performance.now();
-        const connection = await TdsConnection.open(port);
-        await connection.exchange(REQUESTS.batch);
-        await connection.close();
+        await signIn();
         latencies.push(performance.now() - began);
       }
     }),
@@ -101,12 +102,45 @@ async function signIns(): Promise<TdsLoadResult> {
   };
 }
 
+async function signInClear(): Promise<void> {
+  const connection = await TdsConnection.open(port);
+  await connection.exchange(REQUESTS.batch);
+  await connection.close();
+}
+
+const { user, password, database } = ACCOUNT;
+const ca = process.argv[6] === undefined ? undefined : readFileSync(process.argv[6], 'utf8');
+
+/** With TLS throughout: inside PRELOGIN, or first of all (`strict`). */
+async function signInTls(): Promise<void> {
+  const connection = new Connection({
+    server: 'localhost',
+    authentication: { type: 'default', options: { userName: user, password } },
+    options: {
+      port,
+      database,
+      encrypt: work === 'strict' ? 'strict' : true,
+      cryptoCredentialsDetails: { ca },
+      connectTimeout: 30_000,
+    },
+  });
+  await new Promise<void>((resolve, reject) =>
+    connection.connect((error) => (error ? reject(error) : resolve())),
+  );
+  await new Promise<void>((resolve, reject) =>
+    connection.execSqlBatch(new Request('SELECT 1', (error) => (error ? reject(error) : resolve()))),
+  );
+  await closeTedious(connection);
+}
+
 const result =
   work === 'signin'
-    ? await signIns()
-    : work === 'down'
-      ? await transfer([REQUESTS.down])
-      : work === 'up'
-        ? await transfer([REQUESTS.insertBulk, bulkMessage()])
-        : await roundTrips(work === 'rpc' ? REQUESTS.rpc : REQUESTS.batch);
+    ? await signIns(signInClear)
+    : work === 'tls' || work === 'strict'
+      ? await signIns(signInTls)
+      : work === 'down'
+        ? await transfer([REQUESTS.down])
+        : work === 'up'
+          ? await transfer([REQUESTS.insertBulk, bulkMessage()])
+          : await roundTrips(work === 'rpc' ? REQUESTS.rpc : REQUESTS.batch);
 process.stdout.write(`${JSON.stringify(result)}\n`, () => process.exit(0));

@@ -24,6 +24,9 @@ export const END_OF_MESSAGE = 1;
 
 export const ACCOUNT = { user: 'bench', password: 'bench-Password1', database: 'shop' } as const;
 
+/** Of the Windows account of that name. */
+export const WINDOWS_DOMAIN = 'BENCH';
+
 const SELECT = 'SELECT id, name FROM dbo.users WHERE id = ';
 
 /** Requests by what they are; the server tells them apart by type and by the words in them. */
