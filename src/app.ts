@@ -150,13 +150,16 @@ export class App implements HealthSource {
     const recording = await Recording.start(config, metrics, log, secret);
     const app: App = new App(config, log, metrics, recording, parts);
     try {
-      await app.#serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS));
-      await app.#serving.open();
-      if (!(await socketLegsWork()))
+      const [legsWork] = await Promise.all([
+        socketLegsWork(),
+        app.#serving.resolver.checkAll(AbortSignal.timeout(PROVIDER_CHECK_MS)),
+      ]);
+      if (!legsWork)
         log.warn(
           { node: process.version },
           'sockets are relayed the slower way: this Node is not one that is known',
         );
+      await app.#serving.open();
       await app.#listen(true);
       app.#http = await startHttp({
         listen: config.http.listen,

@@ -56,8 +56,7 @@ class Working {
     const log = makeLog(start.logFormat, start.logLevel).child({ worker: start.worker });
     const metrics = new Metrics();
     const serving = new Serving(config, log, metrics);
-    await serving.open();
-    await socketLegsWork();
+    await Promise.all([serving.open(), socketLegsWork()]);
     const recording = await ProcessRecording.open(config, recipients, boot, metrics, log);
     if (start.spoolFull) recording.spoolFull(true);
     const working = new Working(serving, recording, metrics, log);

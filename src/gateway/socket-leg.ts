@@ -100,7 +100,7 @@ export class SocketLeg implements Leg {
   readonly #buffers: ReadBuffers = readBuffers;
   #events: LegEvents | null = null;
   /** How the socket itself takes a read: for ends and errors. */
-  #socketRead: SocketHandle['onread'];
+  readonly #socketRead: SocketHandle['onread'];
   #small: Buffer;
   #buffer: Buffer;
   #request: WriteRequest;
@@ -147,7 +147,6 @@ export class SocketLeg implements Leg {
     socket.on('drain', events.drained);
     if (handle.reading) handle.readStop();
     handle.reading = false;
-    this.#socketRead = handle.onread;
     handle.onread = this.#onRead;
     handle.useUserBuffer(this.#buffer);
     this.resume();
@@ -253,12 +252,12 @@ function systemError(syscall: string, errno: number): NodeJS.ErrnoException {
 
 /** How long the trial may take; it takes a few milliseconds. */
 const TRIAL_MS_MAX = 2_000;
-/** More than a socket's buffers hold, so that both ways of writing are tried. */
-const TRIAL_BYTES = 8 * 1024 * 1024;
+/** Many reads, in small buffers and large ones. */
+const TRIAL_BYTES = 1024 * 1024;
 
 /**
- * Tries the handles on a connection within this process: bytes both ways, a peer that is slow to read, an end. Where that
- * fails, `legOf` makes stream legs from then on. Resolves to whether it went well.
+ * Tries the handles on a connection within this process: bytes there and back, and an end. Where that fails, `legOf` makes
+ * stream legs from then on. Resolves to whether it went well.
  */
 export async function socketLegsWork(): Promise<boolean> {
   if (!usable) return false;
@@ -296,7 +295,7 @@ async function echoes(server: Server, sockets: Socket[]): Promise<boolean> {
   sockets.push(far);
   const handle = handleOf(far);
   if (handle === null) return false;
-  // The far end sends back what it reads; it is not read from until it cannot go on.
+  // The far end sends back what it reads.
   const leg = new SocketLeg(far, handle);
   leg.start({
     data: (chunk) => {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as tls from 'node:tls';
 import type { TlsMode } from '../../protocols/channel.ts';
 import type { Engine, EngineSettings, ObserveOptions, Verdict } from '../../protocols/engine.ts';
@@ -49,6 +50,30 @@ export interface TestGatewayOptions {
   readonly askPeers?: (id: number, secret: Buffer, host: string) => Promise<boolean>;
   /** `unix:` path instead of a loopback port. */
   readonly socketPath?: string;
+}
+
+/** Looks between which nothing may move for a session to stand still. */
+const STILL_LOOKS = 4;
+const STILL_LOOK_MS = 50;
+
+/**
+ * Resolves when a session that carries bytes has stopped doing so: somebody does not read, and holds all others back. Gives
+ * how far it came. `look` is called meanwhile.
+ */
+export async function standsStill(
+  { gateway }: TestGateway,
+  direction: 'bytesSent' | 'bytesReceived',
+  look: () => void = () => {},
+): Promise<number> {
+  let bytes = 0;
+  for (let looks = 0; looks < STILL_LOOKS; looks += 1) {
+    await sleep(STILL_LOOK_MS);
+    look();
+    const now = [...gateway.connections].reduce((sum, { summary }) => sum + (summary?.[direction] ?? 0), 0);
+    if (now === 0 || now !== bytes) looks = 0;
+    bytes = now;
+  }
+  return bytes;
 }
 
 /** A real gateway with one listener in this process, and what it recorded and logged. */

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { PostgresSettings } from '../../../protocols/engine.ts';
 import { Refusal } from '../../../protocols/error.ts';
 import { postgres } from '../../../protocols/postgres/engine.ts';
-import { startTestGateway, type TestGateway } from '../../support/gateway.ts';
+import { standsStill, startTestGateway, type TestGateway } from '../../support/gateway.ts';
 import type { RecordedStatement } from '../../support/memory-recorder.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
 import {
@@ -396,7 +396,7 @@ describe.each([15, 18] as const)('PostgreSQL %s', (major) => {
     const before = process.memoryUsage().rss;
     for (let index = 0; index < 100; index += 1) client.socket.write(chunk);
     client.socket.write(sync());
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await standsStill(gateway, 'bytesSent');
     expect(process.memoryUsage().rss - before).toBeLessThan(256 * 1024 * 1024);
     client.socket.resume();
     const heard = await client.until('Z');

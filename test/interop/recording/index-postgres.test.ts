@@ -1,11 +1,18 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { newId } from '../../../src/lib/id.ts';
 import type { StatementFilter, StatementRow } from '../../../src/store/recording-index.ts';
-import { PostgresRecordingIndex } from '../../../src/store/recording-index-postgres.ts';
+import {
+  type PostgresIndexOptions,
+  PostgresRecordingIndex,
+} from '../../../src/store/recording-index-postgres.ts';
 import { SqliteRecordingIndex } from '../../../src/store/recording-index-sqlite.ts';
+import { type Authority, makeAuthority } from '../../support/certificates.ts';
 import { indexContract, sessionPatch, statementRow } from '../../support/index-contract.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
+import { TemporaryDirectory } from '../../support/recording.ts';
 
 /** The index in PostgreSQL against real servers, 15 and 18, over TCP as an account that owns nothing but its database. */
 describe.each([15, 18] as const)('an index in PostgreSQL %i', (major) => {
@@ -243,4 +250,69 @@ describe.each([15, 18] as const)('an index in PostgreSQL %i', (major) => {
     );
     await postgres.close();
   }, 60_000);
+});
+
+describe('an index in PostgreSQL over TLS', () => {
+  let authority: Authority;
+  let other: Authority;
+  let server: PostgresServer;
+  const folder = new TemporaryDirectory();
+  const file = (name: string): string => join(folder.path, name);
+
+  beforeAll(async () => {
+    [authority, other] = await Promise.all([makeAuthority('Index'), makeAuthority('Other')]);
+    server = await startPostgres({
+      tls: await authority.issue({ commonName: 'localhost', hosts: ['localhost'] }),
+      tlsRequired: true,
+      setup: "CREATE ROLE index_user LOGIN PASSWORD 'for-this-test'",
+    });
+    await server.query('CREATE DATABASE kept OWNER index_user');
+    writeFileSync(file('ca.pem'), authority.cert);
+    writeFileSync(file('other.pem'), other.cert);
+  }, 60_000);
+  afterAll(async () => {
+    await server?.stop();
+    folder[Symbol.dispose]();
+  });
+
+  function open(host: string, tls: PostgresIndexOptions['tls']): Promise<PostgresRecordingIndex> {
+    const options = { host, port: server.port, database: 'kept', username: 'index_user', tls };
+    return PostgresRecordingIndex.open(options, async () => 'for-this-test', true);
+  }
+
+  test('is written and read where the certificate is of the right authority and name', async () => {
+    const index = await open('localhost', { mode: 'verify-full', ca: file('ca.pem') });
+    const id = newId();
+    await index.write({ sessions: [sessionPatch(id)], statements: [] });
+    expect(await index.session(id)).toMatchObject({ id });
+    await index.close();
+  });
+
+  test('another name passes where only the authority is asked for, or the name is given', async () => {
+    for (const tls of [
+      { mode: 'verify-ca', ca: file('ca.pem') },
+      { mode: 'verify-full', ca: file('ca.pem'), server_name: 'localhost' },
+      { mode: 'require' },
+    ] as const) {
+      const index = await open('127.0.0.1', tls);
+      expect(await index.sessions({ limit: 1 })).toBeInstanceOf(Array);
+      await index.close();
+    }
+  });
+
+  test('is not trusted with a wrong name, a wrong authority, or without TLS', async () => {
+    for (const [host, tls, message] of [
+      ['127.0.0.1', { mode: 'verify-full', ca: file('ca.pem') }, /does not match|IP: 127\.0\.0\.1/],
+      ['localhost', { mode: 'verify-full', ca: file('other.pem') }, /certificate/],
+      ['localhost', { mode: 'verify-full' }, /certificate/],
+      ['localhost', { mode: 'disable' }, /no encryption/],
+    ] as const) {
+      const index = await open(host, tls);
+      await expect(index.sessions({ limit: 1 })).rejects.toMatchObject({
+        code: 'away',
+        message: expect.stringMatching(message),
+      });
+      await index.close();
+    }
+  });
 });
