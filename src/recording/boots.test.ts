@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
-import { sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
 import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import type { JournalEvent } from './events.ts';
@@ -53,12 +53,7 @@ class World {
   pipeline(journal: Journal, streams: Record<string, StreamOptions> = {}): Promise<Pipeline> {
     return Pipeline.make(
       {
-        dataDir: this.dataDir,
-        gateway: 'gw-test',
-        boot: journal.boot,
-        bootKey: journal.bootKey,
-        recipients: this.recipients,
-        identities: this.identities,
+        ...pipelineOf(this.dataDir, 'gw-test', journal, this),
         store: { type: 'directory', path: this.storePath },
         index: 'statements',
         streams,

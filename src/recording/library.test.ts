@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
-import { collected, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
+import { collected, pipelineOf, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
 import { SqliteRecordingIndex } from '../store/recording-index-sqlite.ts';
 import { type JournalEvent, statementSchema } from './events.ts';
@@ -50,12 +50,7 @@ class World {
     });
     this.pipeline = await Pipeline.make(
       {
-        dataDir: this.dataDir,
-        gateway: 'gw-test',
-        boot: this.journal.boot,
-        bootKey: this.journal.bootKey,
-        recipients: this.keys.recipients,
-        identities: this.keys.identities,
+        ...pipelineOf(this.dataDir, 'gw-test', this.journal, this.keys),
         store: { type: 'directory', path: this.storePath },
         index: 'statements',
         sealMs,

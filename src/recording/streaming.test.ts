@@ -2,7 +2,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
-import { collected, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
+import { collected, pipelineOf, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
 import type { JournalEvent, StatementEndedEvent, StatementStartedEvent } from './events.ts';
 import { timeText } from './events.ts';
@@ -281,12 +281,7 @@ test('a session is read whole while its events move from the journal into parts'
   const storePath = `${dataDir}/store`;
   const pipeline = await Pipeline.make(
     {
-      dataDir,
-      gateway: 'gw',
-      boot: journal.boot,
-      bootKey: journal.bootKey,
-      recipients: keys.recipients,
-      identities: keys.identities,
+      ...pipelineOf(dataDir, 'gw', journal, keys),
       store: { type: 'directory', path: storePath },
       index: 'off',
       sealMs: 0,

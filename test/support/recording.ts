@@ -2,6 +2,9 @@ import { mkdtempSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { JournalEvent } from '../../src/recording/events.ts';
+import type { Journal } from '../../src/recording/journal.ts';
+import type { RecordingKeys } from '../../src/recording/keys.ts';
+import type { PipelineOptions } from '../../src/recording/pipeline.ts';
 import { readJournal } from '../../src/recording/reader.ts';
 import type { SessionStart } from '../../src/recording/recorder.ts';
 
@@ -33,6 +36,16 @@ export function sessionStart(
     tlsFallback: false,
     ...more,
   };
+}
+
+/** What a pipeline for `journal` is given by its gateway; store and index are the caller's. */
+export function pipelineOf(
+  dataDir: string,
+  gateway: string,
+  { boot, bootKey }: Pick<Journal, 'boot' | 'bootKey'>,
+  { recipients, identities }: RecordingKeys,
+): Omit<PipelineOptions, 'store' | 'index'> {
+  return { dataDir, gateway, boot, bootKey, recipients, identities };
 }
 
 /** A fresh directory that is gone when the test is. */

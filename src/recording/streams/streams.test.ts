@@ -7,7 +7,7 @@ import { createServer as createTlsServer } from 'node:tls';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Statement } from '../../../protocols/statement.ts';
 import { makeAuthority } from '../../../test/support/certificates.ts';
-import { sessionStart, TemporaryDirectory } from '../../../test/support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../../test/support/recording.ts';
 import { newId } from '../../lib/id.ts';
 import type { JournalEvent } from '../events.ts';
 import { type Journal, openJournal } from '../journal.ts';
@@ -42,12 +42,7 @@ async function start(
   });
   const pipeline = await Pipeline.make(
     {
-      dataDir,
-      gateway: 'gw-test',
-      boot: journal.boot,
-      bootKey: journal.bootKey,
-      recipients: keys.recipients,
-      identities: keys.identities,
+      ...pipelineOf(dataDir, 'gw-test', journal, keys),
       store: { type: 'directory', path: join(dataDir, 'store') },
       index: 'off',
       streams,

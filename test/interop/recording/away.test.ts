@@ -16,7 +16,7 @@ import { Recording } from '../../../src/recording/setup.ts';
 import { DirectoryStore } from '../../../src/recording/store/directory.ts';
 import { type RecordingStore, StoreError } from '../../../src/recording/store/store.ts';
 import { verifyEntries, verifySession } from '../../../src/recording/verify.ts';
-import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 
 /**
  * The store is away under load: nothing is lost, nothing is twice, and whoever runs the gateway is told.
@@ -175,12 +175,7 @@ test('an hour away by the clock: it is asked ever less often, and has everything
   const said: string[] = [];
   const pipeline = await Pipeline.make(
     {
-      dataDir,
-      gateway: 'gw',
-      boot: journal.boot,
-      bootKey: journal.bootKey,
-      recipients: keys.recipients,
-      identities: keys.identities,
+      ...pipelineOf(dataDir, 'gw', journal, keys),
       store: { type: 'directory', path: join(directory.path, 'store') },
       index: 'off',
     },

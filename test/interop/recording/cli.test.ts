@@ -8,7 +8,7 @@ import { openJournal } from '../../../src/recording/journal.ts';
 import { loadRecordingKeys } from '../../../src/recording/keys.ts';
 import { Pipeline } from '../../../src/recording/pipeline.ts';
 import { partKey } from '../../../src/recording/store/store.ts';
-import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 
 /** The commands as a reviewer types them, on recordings of two sessions. */
 let directory: TemporaryDirectory;
@@ -45,12 +45,7 @@ beforeAll(async () => {
   await journal.close();
   const pipeline = await Pipeline.make(
     {
-      dataDir,
-      gateway: 'gw',
-      boot: journal.boot,
-      bootKey: journal.bootKey,
-      recipients: keys.recipients,
-      identities: keys.identities,
+      ...pipelineOf(dataDir, 'gw', journal, keys),
       store: { type: 'directory', path: join(directory.path, 'store') },
       index: 'statements',
     },

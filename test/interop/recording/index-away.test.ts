@@ -18,7 +18,7 @@ import { Pipeline } from '../../../src/recording/pipeline.ts';
 import { Recording } from '../../../src/recording/setup.ts';
 import { PostgresRecordingIndex } from '../../../src/store/recording-index-postgres.ts';
 import { type PostgresServer, startPostgres } from '../../support/postgres.ts';
-import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 
 const PASSWORD = 'for-this-test';
 
@@ -111,12 +111,7 @@ describe('gateways with one index in PostgreSQL', () => {
     });
     const pipeline = await Pipeline.make(
       {
-        dataDir,
-        gateway: name,
-        boot: journal.boot,
-        bootKey: journal.bootKey,
-        recipients: keys.recipients,
-        identities: keys.identities,
+        ...pipelineOf(dataDir, name, journal, keys),
         store: { type: 'directory', path: join(root, 'store') },
         index: 'statements',
         indexStore,

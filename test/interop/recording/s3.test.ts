@@ -20,7 +20,7 @@ import { spoolFiles } from '../../../src/recording/sealer.ts';
 import { S3Store } from '../../../src/recording/store/s3.ts';
 import { partKey } from '../../../src/recording/store/store.ts';
 import { verifySession } from '../../../src/recording/verify.ts';
-import { sessionStart, TemporaryDirectory } from '../../support/recording.ts';
+import { pipelineOf, sessionStart, TemporaryDirectory } from '../../support/recording.ts';
 import { S3_CREDENTIALS, S3_SERVERS, type S3Server } from '../../support/s3-servers.ts';
 import { storeContract } from '../../support/store-contract.ts';
 
@@ -158,12 +158,7 @@ describe.each(Object.entries(S3_SERVERS))('a bucket of %s', (_, start) => {
     };
     const pipeline = await Pipeline.make(
       {
-        dataDir,
-        gateway: 'gw',
-        boot: journal.boot,
-        bootKey: journal.bootKey,
-        recipients: keys.recipients,
-        identities: keys.identities,
+        ...pipelineOf(dataDir, 'gw', journal, keys),
         store,
         index: 'off',
       },

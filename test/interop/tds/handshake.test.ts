@@ -159,57 +159,47 @@ function userOf(family: string, setting: string): string {
   return `${family}-${setting}`.replaceAll(/[^a-z0-9-]+/gi, '-');
 }
 
+/** What tedious is told, by itself or by mssql. */
+interface NpmOptions {
+  readonly encrypt: 'strict' | boolean;
+  readonly trustServerCertificate: boolean;
+  readonly ca: string;
+}
+
+function npmClient(
+  name: 'tedious' | 'mssql',
+  signIn: (options: NpmOptions, where: ReturnType<typeof account>) => Promise<SignInResult>,
+): Family {
+  return {
+    name,
+    rows: () => [
+      ['off', DEMANDED, 'clear', 'clear'],
+      ['on, unchecked', 'full', 'full', 'full'],
+      ['on, right authority', 'full', 'full', 'full'],
+      ['on, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
+      ['strict, right authority', 'strict', 'strict', 'strict'],
+      ['strict, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
+    ],
+    run: async (settings, stand) => {
+      const results: SignInResult[] = [];
+      for (const setting of settings) {
+        const options = {
+          encrypt: setting.startsWith('strict') ? ('strict' as const) : setting.startsWith('on'),
+          trustServerCertificate: !setting.includes('authority'),
+          ca: await readFile(setting.includes('wrong') ? files.wrongCa : files.ca, 'utf8'),
+        };
+        results.push(await signIn(options, account(name, setting, stand)));
+      }
+      return results;
+    },
+  };
+}
+
 const FAMILIES: readonly Family[] = [
-  {
-    name: 'tedious',
-    rows: () => [
-      ['off', DEMANDED, 'clear', 'clear'],
-      ['on, unchecked', 'full', 'full', 'full'],
-      ['on, right authority', 'full', 'full', 'full'],
-      ['on, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
-      ['strict, right authority', 'strict', 'strict', 'strict'],
-      ['strict, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
-    ],
-    run: async (settings, stand) => {
-      const results: SignInResult[] = [];
-      for (const setting of settings) {
-        const right = !setting.includes('wrong');
-        const ca = await readFile(right ? files.ca : files.wrongCa, 'utf8');
-        results.push(
-          await tedious(account('tedious', setting, stand), {
-            encrypt: setting.startsWith('strict') ? 'strict' : setting.startsWith('on'),
-            trustServerCertificate: !setting.includes('authority'),
-            cryptoCredentialsDetails: { ca },
-          }),
-        );
-      }
-      return results;
-    },
-  },
-  {
-    name: 'mssql',
-    rows: () => [
-      ['off', DEMANDED, 'clear', 'clear'],
-      ['on, unchecked', 'full', 'full', 'full'],
-      ['on, right authority', 'full', 'full', 'full'],
-      ['on, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
-      ['strict, right authority', 'strict', 'strict', 'strict'],
-      ['strict, wrong authority', UNTRUSTED, UNTRUSTED, UNTRUSTED],
-    ],
-    run: async (settings, stand) => {
-      const results: SignInResult[] = [];
-      for (const setting of settings) {
-        results.push(
-          await mssqlSignIn(account('mssql', setting, stand), {
-            encrypt: setting.startsWith('strict') ? 'strict' : setting.startsWith('on'),
-            trustServerCertificate: !setting.includes('authority'),
-            ca: await readFile(setting.includes('wrong') ? files.wrongCa : files.ca, 'utf8'),
-          }),
-        );
-      }
-      return results;
-    },
-  },
+  npmClient('tedious', ({ ca, ...options }, where) =>
+    tedious(where, { ...options, cryptoCredentialsDetails: { ca } }),
+  ),
+  npmClient('mssql', (options, where) => mssqlSignIn(where, options)),
   {
     name: 'mssql-jdbc',
     rows: () => [
