@@ -195,7 +195,7 @@ class SignIn {
 
   /** The first address that can be reached. */
   async #connect(resource: Resource): Promise<ServerLeg> {
-    let last: unknown = new Refusal('server_unreachable', `${resource.name} has no address`);
+    let last: unknown = null;
     for (const address of resource.addresses) {
       try {
         return await this.#dial(address);
@@ -204,7 +204,7 @@ class SignIn {
         last = error;
       }
     }
-    throw last;
+    throw last ?? new Refusal('server_unreachable', `${resource.name} has no address`);
   }
 
   async #dial(address: Address): Promise<ServerLeg> {

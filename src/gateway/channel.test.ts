@@ -124,6 +124,69 @@ describe.each(['memory', 'tcp'] as const)('TLS for a while, over %s', (kind) => 
   });
 });
 
+describe('verify-full', () => {
+  const handshake = async (
+    certificate: { commonName: string; hosts: string[] },
+    serverName: string,
+  ): Promise<StreamChannel> => {
+    const ca = await makeAuthority('Names');
+    const { chain, key } = await ca.issue(certificate);
+    const context = tls.createSecureContext({ ca: ca.cert });
+    const [a, b] = duplexPair();
+    const near = new StreamChannel(
+      a,
+      'client',
+      { host: '127.0.0.1', port: 1 },
+      {
+        mode: 'prefer',
+        context: tls.createSecureContext({ cert: chain, key }),
+      },
+    );
+    const far = new StreamChannel(
+      b,
+      'server',
+      { host: '127.0.0.1', port: 2 },
+      { mode: 'verify-full', context, serverName },
+    );
+    const accepted = near.acceptTls({}).catch(() => {});
+    await far.connectTls({});
+    await accepted;
+    return far;
+  };
+
+  it.each([
+    ['a name', ['db.example.test'], 'db.example.test'],
+    ['a name in other case', ['db.example.test'], 'DB.Example.Test'],
+    ['one of several names', ['elsewhere.test', 'db.example.test'], 'db.example.test'],
+    ['a wildcard', ['*.example.test'], 'db.example.test'],
+    ['an IPv4 address', ['10.1.2.3'], '10.1.2.3'],
+    ['an IPv6 address', ['2001:db8::1'], '2001:db8::1'],
+    ['a subject where no names are given', [], 'subject.test'],
+  ])('takes %s', async (_, hosts, serverName) => {
+    const far = await handshake({ commonName: 'subject.test', hosts }, serverName);
+    expect(far.tls).toMatchObject({ verified: true });
+    expect(far.tls?.peerCertificate).toBeInstanceOf(Buffer);
+  });
+
+  it.each([
+    ['another name', ['elsewhere.test'], 'db.example.test'],
+    ['a part of a name', ['example.test'], 'db.example.test'],
+    ['a wildcard for two labels', ['*.test'], 'db.example.test'],
+    ['a wildcard for nothing', ['*.example.test'], 'example.test'],
+    ['another address', ['10.1.2.3'], '10.1.2.4'],
+    ['a name for an address', ['10.example.test'], '10.1.2.3'],
+    ['an address that is in the subject alone', [], '10.1.2.3'],
+    ['a subject beside names', ['elsewhere.test'], 'subject.test'],
+  ])('refuses %s', async (_, hosts, serverName) => {
+    await expect(handshake({ commonName: 'subject.test', hosts }, serverName)).rejects.toMatchObject({
+      code: 'tls_failed',
+      message: expect.stringMatching(
+        /does not match certificate's altnames|Cert does not contain a DNS name/,
+      ),
+    });
+  });
+});
+
 describe('TLS of a channel', () => {
   it('cannot be left where nothing stands between it and the stream', async () => {
     const { near, far } = await pair('memory');

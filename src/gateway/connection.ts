@@ -28,6 +28,9 @@ import { legOf } from './socket-leg.ts';
 import type { SessionSummary, SessionWatcher } from './summary.ts';
 import { type Door, onlyTarget, type Target } from './target.ts';
 
+/** Given to `abort`, which otherwise makes an error with a stack for each session. */
+const SESSION_OVER = 'the session is over';
+
 /** One client connection: its handshake, then its session, from the accepted socket to the last event. */
 export class Connection implements Entry, Cancellable {
   readonly id: string;
@@ -486,7 +489,7 @@ export class Connection implements Entry, Cancellable {
   }
 
   #finish(): void {
-    this.#abort.abort();
+    this.#abort.abort(SESSION_OVER);
     if (this.#cancelId !== null) this.#context.cancels.unregister(this.#cancelId, this);
     if (this.#reserved) this.#context.release(this.#theTarget);
     this.#reserved = false;
@@ -502,7 +505,7 @@ export class Connection implements Entry, Cancellable {
 
   #expire(timeoutMs: number): void {
     const text = `the sign-in took longer than ${timeoutMs / 1000} s`;
-    this.#abort.abort();
+    this.#abort.abort(SESSION_OVER);
     this.client.fail(new ProtocolError('timeout', 'client', text));
     for (const server of this.#servers) server.fail(new ProtocolError('timeout', 'server', text));
   }

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { IndexRows, RecordingIndex } from '../store/recording-index.ts';
 import { IndexError } from '../store/recording-index.ts';
 import type { JournalEvent } from './events.ts';
@@ -134,12 +133,7 @@ export class IndexKeeper {
       });
     }
     if (this.#isLate) return false;
-    const waiting = new AbortController();
-    await Promise.race([
-      this.#writing,
-      sleep(this.#waitMs, undefined, { signal: waiting.signal, ref: false }).catch(() => {}),
-    ]);
-    waiting.abort();
+    await within(this.#writing, this.#waitMs);
     this.#isLate = this.#writing !== null;
     return this.#queue.length === 0 && this.#writing === null;
   }
@@ -271,6 +265,15 @@ export class IndexKeeper {
     }
     if (done > 0) this.#log.info({ sessions: done }, 'sessions were indexed again from their recordings');
   }
+}
+
+/** Resolves with `work`, or after `milliseconds`. */
+function within(work: Promise<void>, milliseconds: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    timer.unref();
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 /**

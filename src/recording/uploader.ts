@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises';
+import { unlink } from 'node:fs/promises';
 import { STORE_RETRY_MS_MAX, STORE_RETRY_MS_MIN } from './limits.ts';
 import { type SpoolFile, spoolFiles } from './sealer.ts';
 import { partKey, type RecordingStore } from './store/store.ts';
@@ -76,7 +76,7 @@ export class Uploader {
 
   async #put(file: SpoolFile): Promise<void> {
     await this.#store.put(partKey(file.session, file.part), file.path);
-    await rm(file.path, { force: true });
+    await unlink(file.path);
     this.#stored(file);
   }
 

@@ -480,15 +480,16 @@ async function withDeadline<T>(
   const controller = new AbortController();
   const timer = setTimeout(() => controller.abort(), timeoutMs);
   const signal = outer ? AbortSignal.any([controller.signal, outer]) : controller.signal;
-  const late = new SecretError(provider, `the provider did not answer within ${timeoutMs / 1000} s`, {
-    code: 'timeout',
-    hint: 'Is it up, and reachable from here? "timeout" of the provider says how long is waited.',
-  });
+  const late = (): SecretError =>
+    new SecretError(provider, `the provider did not answer within ${timeoutMs / 1000} s`, {
+      code: 'timeout',
+      hint: 'Is it up, and reachable from here? "timeout" of the provider says how long is waited.',
+    });
   try {
     return await abortable(provider, act(signal), signal, late);
   } catch (error) {
     // What an adapter says of an interrupted request matters less than that the time was up.
-    if (controller.signal.aborted && !(error instanceof SecretError && !error.transient)) throw late;
+    if (controller.signal.aborted && !(error instanceof SecretError && !error.transient)) throw late();
     throw error;
   } finally {
     clearTimeout(timer);
@@ -499,10 +500,11 @@ function abortable<T>(
   provider: string,
   work: Promise<T>,
   signal: AbortSignal,
-  reason = new SecretError(provider, 'the sign-in ended before the secret was there', { code: 'timeout' }),
+  reason = (): SecretError =>
+    new SecretError(provider, 'the sign-in ended before the secret was there', { code: 'timeout' }),
 ): Promise<T> {
   return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(reason);
+    const onAbort = (): void => reject(reason());
     signal.addEventListener('abort', onAbort, { once: true });
     if (signal.aborted) onAbort();
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));

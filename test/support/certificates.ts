@@ -30,7 +30,7 @@ export interface Issued {
 
 export interface IssueOptions {
   readonly commonName: string;
-  /** DNS names and IP addresses. Default: the common name. */
+  /** DNS names and IP addresses; none where it is empty. Default: the common name. */
   readonly hosts?: readonly string[];
   /** Validity from now on; negative for a certificate that expired that many days ago. Default: 30. */
   readonly days?: number;
@@ -158,9 +158,13 @@ async function leafExtensions(
     new BasicConstraintsExtension(false),
     new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
     new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
-    new SubjectAlternativeNameExtension(
-      hosts.map((host) => ({ type: isIP(host) ? ('ip' as const) : ('dns' as const), value: host })),
-    ),
+    ...(hosts.length === 0
+      ? []
+      : [
+          new SubjectAlternativeNameExtension(
+            hosts.map((host) => ({ type: isIP(host) ? ('ip' as const) : ('dns' as const), value: host })),
+          ),
+        ]),
     await SubjectKeyIdentifierExtension.create(publicKey),
     await AuthorityKeyIdentifierExtension.create(issuer.publicKey),
   ];
