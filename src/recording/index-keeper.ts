@@ -108,16 +108,18 @@ export class IndexKeeper {
   }
 
   /**
-   * All that was heard of a session is in the index when this resolves, or it is noted that it may not be: for its part is
-   * sealed now. Never rejects for anything the index does.
+   * All that was heard of sessions is in the index when this resolves, or it is noted that it may not be: for their parts
+   * are sealed now. Never rejects for anything the index does.
    */
-  async settle(session: string): Promise<void> {
+  async settle(sessions: readonly string[]): Promise<void> {
     await this.#place();
-    this.#indexer.settle(session);
+    for (const session of sessions) this.#indexer.settle(session);
     if (await this.flush()) return;
-    if (this.#behind.has(session)) return;
-    this.#waiting.add(session);
-    this.#behind.add(session);
+    for (const session of sessions) {
+      if (this.#behind.has(session)) continue;
+      this.#waiting.add(session);
+      this.#behind.add(session);
+    }
   }
 
   /** Writes what waits; false when it could not be, or takes long. Never rejects. */

@@ -96,7 +96,7 @@ export async function unwrapKey(wrapped: Uint8Array, identities: readonly string
 }
 
 /** HKDF-SHA-256 (RFC 5869), 32 bytes. */
-export function deriveKey(key: Uint8Array, salt: string, info: string): Buffer {
+export function deriveKey(key: Uint8Array, salt: string | Uint8Array, info: string): Buffer {
   return Buffer.from(hkdfSync('sha256', key, salt, info, 32));
 }
 
@@ -104,6 +104,8 @@ export function deriveKey(key: Uint8Array, salt: string, info: string): Buffer {
 export interface SigningKey {
   readonly privateKey: KeyObject;
   readonly publicKey: KeyObject;
+  /** Its 32 bytes, base64. */
+  readonly publicBytes: string;
   /** First 16 hex digits of the SHA-256 of the public key's 32 bytes. */
   readonly id: string;
 }
@@ -145,11 +147,16 @@ export function rotateSigningKey(dataDir: string): string {
 export function signingKeyOf(privateKey: KeyObject, path: string): SigningKey {
   if (privateKey.asymmetricKeyType !== 'ed25519') throw new RecordingError(`${path} holds no Ed25519 key`);
   const publicKey = createPublicKey(privateKey);
-  return { privateKey, publicKey, id: publicKeyId(publicKey) };
+  return {
+    privateKey,
+    publicKey,
+    publicBytes: publicKeyBytes(publicKey).toString('base64'),
+    id: publicKeyId(publicKey),
+  };
 }
 
 /** The 32 bytes of an Ed25519 public key. */
-export function publicKeyBytes(key: KeyObject): Buffer {
+function publicKeyBytes(key: KeyObject): Buffer {
   return key.export({ type: 'spki', format: 'der' }).subarray(-32);
 }
 

@@ -7,7 +7,7 @@ import { JOURNAL_DIRECTORY } from './journal.ts';
 import { unwrapKey } from './keys.ts';
 import { type JournalRead, JournalReader, listBoots, openBoot } from './reader.ts';
 import { RecordingError } from './recorder.ts';
-import { type Fault, inspectPart, openPart, type PartInspection, type Place } from './recording.ts';
+import { dataKey, type Fault, inspectPart, openPart, type PartInspection, type Place } from './recording.ts';
 import { bundlePrefix, listBundles } from './recovery.ts';
 import { type SpoolFile, spoolFiles } from './sealer.ts';
 import { parseSegmentName } from './segment.ts';
@@ -77,15 +77,16 @@ export class Library {
 
   /** The data key of a part; null when no identity opens it. */
   async key(inspection: PartInspection): Promise<Buffer | null> {
-    const wrapped = inspection.header?.key;
-    if (wrapped === undefined) return null;
+    const { header } = inspection;
+    if (header === null) return null;
+    const wrapped = header.key;
     let key = this.#keys.get(wrapped);
     if (key === undefined) {
       key = await unwrapKey(Buffer.from(wrapped, 'base64'), this.#identities);
       this.#keys.set(wrapped, key);
       if (this.#keys.size > 1000) this.#keys.delete(this.#keys.keys().next().value!);
     }
-    return key;
+    return key === null ? null : dataKey(header, key);
   }
 
   /**

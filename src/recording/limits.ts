@@ -44,12 +44,18 @@ export const PART_BYTES_MAX = 32 * 1024 * 1024;
 /** How long the events of a running session may wait for their part to be sealed. */
 export const SEAL_MS = 5 * 60_000;
 
+/** Sessions that are sealed together, with one transaction of the index. */
+export const SEALED_TOGETHER_MAX = 64;
+
 /** JSON of all open parts together that the sealer keeps in memory; beyond, chunks are written early. */
 export const SEALER_MEMORY_BYTES_MAX = 64 * 1024 * 1024;
 
 /** Clear header and trailer of a part; the trailer has about 130 bytes a chunk. */
 export const RECORDING_HEADER_BYTES_MAX = 64 * 1024;
 export const RECORDING_TRAILER_BYTES_MAX = 1024 * 1024;
+
+/** Parts whose data keys are derived from one key. */
+export const KEY_PARTS_MAX = 64;
 
 /** How often the sealer looks for new events. */
 export const SEALER_POLL_MS = 250;

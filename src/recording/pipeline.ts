@@ -226,7 +226,7 @@ export class Pipeline {
       needed: (boot) => this.#needed(boot),
       heard: (event, session) => this.#index?.hear(event, session),
       batchHeard: () => this.#index?.batchHeard(),
-      sealing: (session) => this.#index?.settle(session),
+      sealing: (sessions) => this.#index?.settle(sessions),
       sealed: (part) => {
         this.#partsSealed += 1;
         if (!part.ofGateway) this.#index?.sealed(part);

@@ -10,7 +10,7 @@ import {
 } from 'node:crypto';
 import { gunzipSync, gzipSync, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { z } from 'zod';
-import { publicKeyBytes, publicKeyId, type SigningKey } from './keys.ts';
+import { deriveKey, publicKeyId, type SigningKey } from './keys.ts';
 import { CHUNK_PLAIN_BYTES_MAX, RECORDING_HEADER_BYTES_MAX, RECORDING_TRAILER_BYTES_MAX } from './limits.ts';
 import { RecordingError } from './recorder.ts';
 
@@ -48,8 +48,13 @@ const headerSchema = z.object({
   created_at: z.string(),
   compression: z.enum(['zstd', 'gzip', 'none']),
   recipients: z.array(z.string()),
-  /** The part's 32-byte data key as an age file, base64. */
+  /** A 32-byte key as an age file, base64: `dataKey` makes the part's own of it. */
   key: z.base64(),
+  /** Hex. Parts without it have their own key in `key`. */
+  salt: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .optional(),
   /** The Ed25519 public key that the trailer is signed with, base64. */
   signing_key: z.base64(),
 });
@@ -85,6 +90,20 @@ export interface PartFacts {
   readonly to: Place;
 }
 
+export const SALT_BYTES = 16;
+
+/**
+ * The part's data key, 32 bytes, from the one that `header.key` wraps, which parts may share: HKDF-SHA-256 with
+ * `header.salt`, for the format, the session and the part.
+ */
+export function dataKey(
+  { salt, session, part }: Pick<RecordingHeader, 'salt' | 'session' | 'part'>,
+  key: Buffer,
+): Buffer {
+  if (salt === undefined) return key;
+  return deriveKey(key, Buffer.from(salt, 'hex'), `${RECORDING_FORMAT} ${session} ${part}`);
+}
+
 /** Makes the bytes of one part, piece by piece: the caller writes what each call returns, in order. */
 export class RecordingWriter {
   readonly header: RecordingHeader;
@@ -99,12 +118,12 @@ export class RecordingWriter {
   readonly #file = createHash('sha256');
   #hash: Buffer;
 
-  /** `key` is the part's own data key, 32 bytes, never used before; `header.key` is the same one, wrapped. */
+  /** `key` is the part's own data key (`dataKey`), never used before. It is wiped when the part has its end. */
   constructor(header: Omit<RecordingHeader, 'format' | 'signing_key'>, key: Buffer, signing: SigningKey) {
     this.header = {
       format: RECORDING_FORMAT,
       ...header,
-      signing_key: publicKeyBytes(signing.publicKey).toString('base64'),
+      signing_key: signing.publicBytes,
     };
     this.#key = key;
     this.#signing = signing;

@@ -1,7 +1,6 @@
 import { createHash, sign } from 'node:crypto';
 import { createReadStream, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { publicKeyBytes } from './keys.ts';
 import { bootLockPath, Lock } from './lock.ts';
 import { listBoots, listSegments, openBoot, type SegmentFile } from './reader.ts';
 import { Sealer, type SealerOptions } from './sealer.ts';
@@ -82,7 +81,7 @@ async function bundle(
     format: BUNDLE_FORMAT,
     boot,
     gateway,
-    signing_key: publicKeyBytes(signing.publicKey).toString('base64'),
+    signing_key: signing.publicBytes,
     segments: list,
   });
   mkdirSync(spoolDirectory, { recursive: true, mode: 0o700 });

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import {
   copyFileSync,
   existsSync,
@@ -14,13 +15,14 @@ import { describe, expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
 import { journalEvents, sessionStart, TemporaryDirectory } from '../../test/support/recording.ts';
 import { newId } from '../lib/id.ts';
-import type { JournalEvent } from './events.ts';
+import type { AuditJournalEvent, JournalEvent } from './events.ts';
 import { type Journal, type JournalOptions, openJournal } from './journal.ts';
-import { loadRecordingKeys, loadSigningKey, type RecordingKeys, unwrapKey } from './keys.ts';
+import { loadRecordingKeys, loadSigningKey, type RecordingKeys, unwrapKey, wrapKey } from './keys.ts';
+import { Library } from './library.ts';
 import { listSegments } from './reader.ts';
-import { inspectPart, openPart, RecordingWriter } from './recording.ts';
+import { dataKey, inspectPart, openPart, RecordingWriter } from './recording.ts';
 import { listBundles, recoverJournal } from './recovery.ts';
-import { Sealer, type SealerOptions, spoolFiles } from './sealer.ts';
+import { SEALED_ACTION, Sealer, type SealerOptions, spoolFiles } from './sealer.ts';
 import { DirectoryStore } from './store/directory.ts';
 import { parsePartKey, StoreError, sessionPrefix } from './store/store.ts';
 import { Uploader } from './uploader.ts';
@@ -102,8 +104,9 @@ async function stored(
     expect(inspection.faults).toEqual([]);
     expect(inspection.header).toMatchObject({ session, part, previous });
     previous = inspection.sha256;
-    const dataKey = await unwrapKey(Buffer.from(inspection.header!.key, 'base64'), identities);
-    for (const line of openPart(file, inspection, dataKey!)) events.push(JSON.parse(line) as JournalEvent);
+    const wrapping = (await unwrapKey(Buffer.from(inspection.header!.key, 'base64'), identities))!;
+    for (const line of openPart(file, inspection, dataKey(inspection.header!, wrapping)))
+      events.push(JSON.parse(line) as JournalEvent);
   }
   return events;
 }
@@ -166,6 +169,40 @@ describe('an index that fails', () => {
   });
 });
 
+describe('a spool that cannot be written', () => {
+  test.each([
+    [
+      'as a part begins',
+      (place: Bench, id: string) => join(place.dataDir, 'spool', `${place.journal.boot}.${id}.1.tmp`),
+    ],
+    [
+      'as a part takes its name',
+      (place: Bench, id: string) => join(place.dataDir, 'spool', `${id}-000001.sprec`),
+    ],
+  ])('%s takes no event from a recording, and holds none up for ever', async (_, obstacle) => {
+    using directory = new TemporaryDirectory();
+    const place = await bench(directory.path);
+    const sessions = run(place.journal, 3, 20, 20_000);
+    place.journal.flush();
+    const sealer = new Sealer(place.options({}));
+    for (const id of sessions.slice(0, 2)) mkdirSync(join(obstacle(place, id), 'full'), { recursive: true });
+    await expect(sealer.poll()).rejects.toThrow(/EISDIR|ENOTEMPTY|ENOTDIR/);
+    const later = run(place.journal, 2, 20);
+    place.journal.flush();
+    await expect(sealer.poll()).rejects.toThrow(/EISDIR|ENOTEMPTY|ENOTDIR/);
+    for (const id of sessions.slice(0, 2)) rmSync(obstacle(place, id), { recursive: true });
+    await sealer.poll();
+    await place.journal.close();
+    const written = await journalEvents(place.journal.directory, place.keys.identities);
+    await sealer.finish();
+    await place.upload();
+    for (const session of [...sessions, ...later])
+      expect(await stored(place, session)).toEqual(ofSession(written, session));
+    sealer.release(true);
+    expect(listSegments(place.journal.directory)).toEqual([]);
+  });
+});
+
 describe('sealing', () => {
   test('what went into the journal is in the recordings, event by event, and the journal is empty', async () => {
     await fc.assert(
@@ -225,6 +262,37 @@ describe('sealing', () => {
     expect((await it.store.list(sessionPrefix(record.id))).length).toBe(4);
   });
 
+  test("the gateway's own recording has an entry of every part, also of those that are sealed with it", async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const sealed: string[] = [];
+    const sealer = new Sealer(
+      it.options({
+        sealMs: 0,
+        partBytesMax: 400,
+        sealed: ({ session, part, ofGateway }) => {
+          if (!ofGateway) sealed.push(`${session} ${part}`);
+        },
+      }),
+    );
+    for (let round = 0; round < 3; round += 1) {
+      const open = it.journal.session(sessionStart(newId()));
+      run(it.journal, 70, 1);
+      it.journal.flush();
+      await sealer.poll();
+      open.close({ reason: 'client_closed', detail: null, bytesSent: 1, bytesReceived: 2 });
+    }
+    await it.journal.close();
+    await sealer.finish();
+    await it.upload();
+    const entries = (await stored(it, it.journal.boot))
+      .filter((event) => event.type === 'audit' && event.action === SEALED_ACTION)
+      .map((event) => (event as AuditJournalEvent).detail)
+      .map((detail) => `${detail?.['session']} ${detail?.['part']}`);
+    expect(sealed).toHaveLength(3 * 70 + 3 * 2);
+    expect(entries).toEqual(sealed);
+  });
+
   test('only reviewers can read, with any of their keys, and the disk shows nothing', async () => {
     using directory = new TemporaryDirectory();
     const reviewers = [await generateX25519Identity(), await generateX25519Identity()];
@@ -243,6 +311,60 @@ describe('sealing', () => {
     expect(() => [...openPart(file, inspectPart(file), Buffer.alloc(32))]).toThrow(
       /cannot be opened with this key/,
     );
+  });
+});
+
+describe('keys', () => {
+  test('parts have data keys of their own, made of one that is wrapped once', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const ids = run(it.journal, 3, 2);
+    await it.journal.close();
+    await new Sealer(it.options()).finish();
+    await it.upload();
+    const headers = await Promise.all(
+      ids.map(async (id) => {
+        const { key } = (await it.store.list(sessionPrefix(id)))[0]!;
+        return inspectPart(await it.store.get(key)).header!;
+      }),
+    );
+    expect(new Set(headers.map(({ key }) => key)).size).toBe(1);
+    const wrapping = (await unwrapKey(Buffer.from(headers[0]!.key, 'base64'), it.keys.identities))!;
+    const keys = headers.map((header) => dataKey(header, wrapping).toString('hex'));
+    expect(new Set([...keys, wrapping.toString('hex')]).size).toBe(4);
+  });
+
+  test('a part without a salt has its own key in the header', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const key = randomBytes(32);
+    const header = {
+      session: newId(),
+      part: 1,
+      previous: null,
+      gateway: 'test',
+      created_at: '2026-11-24T00:00:00.000000Z',
+      compression: 'none' as const,
+      recipients: [...it.keys.recipients],
+      key: (await wrapKey(key, it.keys.recipients)).toString('base64'),
+    };
+    const writer = new RecordingWriter(header, Buffer.from(key), loadSigningKey(it.dataDir));
+    const chunk = writer.chunk(Buffer.from('{"type":"note"}\n'), 1);
+    const place = [1, 0, 0] as [number, number, number];
+    const end = writer.end({
+      state: 'ended',
+      firstAt: null,
+      lastAt: null,
+      boot: newId(),
+      from: place,
+      to: place,
+    });
+    const file = Buffer.concat([writer.head, chunk, end]);
+    const inspection = inspectPart(file);
+    const library = new Library({ store: it.store, dataDir: it.dataDir, identities: it.keys.identities });
+    const opened = await library.key(inspection);
+    expect([...openPart(file, inspection, opened!)]).toEqual(['{"type":"note"}']);
+    await it.journal.close();
   });
 });
 
@@ -322,7 +444,8 @@ describe('verifying', () => {
     const file = await it.store.get((await it.store.list(sessionPrefix(id!)))[0]!.key);
     const inspection = inspectPart(file);
     const { header, trailer } = inspection;
-    const key = (await unwrapKey(Buffer.from(header!.key, 'base64'), it.keys.identities))!;
+    const wrapping = (await unwrapKey(Buffer.from(header!.key, 'base64'), it.keys.identities))!;
+    const key = dataKey(header!, wrapping);
     const lines = [...openPart(file, inspection, key)];
     const [first, second, third, ...rest] = lines as [string, string, string, ...string[]];
     const end = file.subarray(trailer!.chunks[0]!.offset + trailer!.chunks[0]!.length);

@@ -10,24 +10,33 @@ import {
   renameSync,
   rmSync,
   statSync,
-  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { decodeEvent, type RawEvent } from './decode.ts';
 import { type JournalEvent, timeText } from './events.ts';
 import { type SigningKey, wrapKey } from './keys.ts';
-import { CHUNK_BYTES_MAX, PART_BYTES_MAX, SEAL_MS, SEALER_MEMORY_BYTES_MAX } from './limits.ts';
+import {
+  CHUNK_BYTES_MAX,
+  KEY_PARTS_MAX,
+  PART_BYTES_MAX,
+  SEAL_MS,
+  SEALED_TOGETHER_MAX,
+  SEALER_MEMORY_BYTES_MAX,
+} from './limits.ts';
 import { Lines } from './lines.ts';
 import { type JournalRead, JournalReader, listSegments } from './reader.ts';
 import {
   type Compression,
+  dataKey,
   inspectPart,
   type PartInspection,
   type Place,
   type RecordingState,
   RecordingWriter,
+  SALT_BYTES,
 } from './recording.ts';
+import { PartFile, SpoolSteps } from './spool-steps.ts';
 import { parsePartKey, partKey, type RecordingStore, sessionPrefix } from './store/store.ts';
 
 /**
@@ -58,8 +67,8 @@ export interface SealerOptions {
   readonly now?: () => number;
   /** Hears every event once it was read from the journal, in order. Those of parts sealed before are not repeated. */
   readonly heard?: (event: JournalEvent, session: string) => void;
-  /** Called before a part takes its name: what was heard of it must be kept by then, for it is not heard again. */
-  readonly sealing?: (session: string) => void | Promise<void>;
+  /** Called before parts take their names: what was heard of them must be kept by then, for it is not heard again. */
+  readonly sealing?: (sessions: readonly string[]) => void | Promise<void>;
   /** Called behind each batch that was read and heard; the next is read when it has resolved. */
   readonly batchHeard?: () => void | Promise<void>;
   readonly sealed?: (part: SealedPart) => void;
@@ -104,6 +113,14 @@ interface SessionState {
   ended: boolean;
 }
 
+/** The key that the data keys of several parts are derived from. */
+interface SealingKey {
+  readonly key: Buffer;
+  /** For the recipients, base64. */
+  readonly wrapped: string;
+  parts: number;
+}
+
 interface OpenPart {
   /** Events of the chunk that comes next. */
   lines: Lines;
@@ -113,7 +130,7 @@ interface OpenPart {
   lastAt: string;
   readonly openedAt: number;
   /** Set once a chunk has been written. */
-  file: { writer: RecordingWriter; fd: number; path: string } | null;
+  file: { readonly writer: RecordingWriter; readonly onDisk: PartFile } | null;
 }
 
 /** Events that change nothing but the part they join. */
@@ -125,13 +142,26 @@ const JOINING: ReadonlySet<string> = new Set([
   'audit',
 ]);
 
+/** Nothing of the session follows; its last part may still wait to be sealed. */
+function isOver({ ended, closing }: SessionState): boolean {
+  return ended || (closing !== null && closing !== 'open');
+}
+
 export class Sealer {
   readonly #options: SealerOptions;
   readonly #reader: JournalReader;
   readonly #sessions = new Map<string, SessionState>();
   readonly #now: () => number;
+  /** Sessions that are over, and are sealed together: the index takes them in one transaction. */
+  #over: SessionState[] = [];
+  readonly #steps = new SpoolSteps();
+  /** Files that are being written. */
+  readonly #files = new Set<PartFile>();
+  /** Parts that have their name, and of which nobody has been told. */
+  #named: (SealedPart & { readonly sha256: string })[] = [];
   /** Sealed files that have not been synced. */
   readonly #unsynced = new Set<string>();
+  #sealingKey: SealingKey | null = null;
   #memory = 0;
   #fault: Error | null = null;
   #closedByMark = false;
@@ -154,12 +184,14 @@ export class Sealer {
   /** Sessions that are not over. */
   get openSessions(): number {
     let open = 0;
-    for (const state of this.#sessions.values()) if (!state.ended) open += 1;
+    for (const state of this.#sessions.values()) if (!isOver(state)) open += 1;
     return open;
   }
 
   /** Reads what is new in the journal and seals what is due. Gives the number of events read. */
   async poll(final = false): Promise<number> {
+    this.#steps.retry();
+    await this.#announce();
     let events = 0;
     let reads = 0;
     for (let read = this.#reader.next(final); read !== null; read = this.#reader.next(final)) {
@@ -170,7 +202,9 @@ export class Sealer {
       reads += 1;
       if (reads % 64 === 0) await turn();
     }
+    await this.#sealOver();
     await this.#sealDue();
+    this.#forgetKey();
     this.#throwFault();
     return events;
   }
@@ -182,9 +216,10 @@ export class Sealer {
   async finish(): Promise<void> {
     await this.poll(true);
     for (const state of [...this.#sessions.values()]) {
-      if (state.id !== this.#options.boot && !state.ended)
+      if (state.id !== this.#options.boot && !isOver(state))
         await this.#interrupt(state, 'the gateway stopped while the session was open');
     }
+    await this.#sealOver();
     this.#throwFault();
     await this.#finishGateway();
     this.#throwFault();
@@ -208,14 +243,13 @@ export class Sealer {
         reason: null,
       });
     }
-    await this.#seal(own, this.#closedByMark ? 'ended' : 'interrupted');
+    await this.#seal([[own, this.#closedByMark ? 'ended' : 'interrupted']]);
   }
 
   close(): void {
     this.#reader.close();
-    for (const state of this.#sessions.values()) {
-      if (state.open?.file) closeSync(state.open.file.fd);
-    }
+    for (const file of this.#files) file.close();
+    this.#files.clear();
   }
 
   /**
@@ -223,6 +257,7 @@ export class Sealer {
    * call it behind the store saves that.
    */
   release(all = false): void {
+    if (this.#steps.stuck) return;
     const { journalDirectory, boot } = this.#options;
     let needed = all ? Number.POSITIVE_INFINITY : this.#reader.segment;
     for (const { open } of this.#sessions.values())
@@ -252,7 +287,7 @@ export class Sealer {
         : `bytes ${offset} to ${read.end} of segment ${segment}: ${read.reason}`;
     if (read.kind === 'damaged') this.#keepDamaged(segment, reason);
     const open = [...this.#sessions.values()].filter(
-      (state) => !state.ended && state.id !== this.#options.boot,
+      (state) => !isOver(state) && state.id !== this.#options.boot,
     );
     const gap: JournalEvent = {
       type: 'gap',
@@ -302,10 +337,10 @@ export class Sealer {
     if (event.type === 'gap') {
       for (const session of event.sessions) {
         const loser = this.#sessions.get(session);
-        if (loser !== undefined && !loser.ended) await this.#event(loser, event);
+        if (loser !== undefined && !isOver(loser)) await this.#event(loser, event);
       }
     }
-    if (event.type === 'session_ended') await this.#seal(state, 'ended');
+    if (event.type === 'session_ended') await this.#end(state, 'ended');
   }
 
   /** Whether the event at this place lies in a sealed part already. */
@@ -319,8 +354,7 @@ export class Sealer {
     const open = new Set(event.sessions);
     for (const session of open) await this.#state(session);
     for (const state of [...this.#sessions.values()]) {
-      if (open.has(state.id) || state.ended || state.closing !== null || state.id === this.#options.boot)
-        continue;
+      if (open.has(state.id) || isOver(state) || state.id === this.#options.boot) continue;
       await this.#interrupt(state, 'the end of the session is not on record');
     }
   }
@@ -336,7 +370,20 @@ export class Sealer {
       bytes_sent: 0,
       bytes_received: 0,
     });
-    await this.#seal(state, 'interrupted');
+    await this.#end(state, 'interrupted');
+  }
+
+  /** The session's last event has been added. */
+  async #end(state: SessionState, as: RecordingState): Promise<void> {
+    state.closing = as;
+    this.#over.push(state);
+    if (this.#over.length >= SEALED_TOGETHER_MAX) await this.#sealOver();
+  }
+
+  async #sealOver(): Promise<void> {
+    const over = this.#over;
+    this.#over = [];
+    await this.#seal(over.map((state) => [state, state.closing!]));
   }
 
   async #event(state: SessionState, event: JournalEvent): Promise<void> {
@@ -382,19 +429,25 @@ export class Sealer {
   }
 
   async #full(state: SessionState): Promise<void> {
+    // What is left of this batch stays in memory then; no other is read.
+    if (this.#steps.stuck) return;
     const open = state.open!;
     await this.#chunk(state, open);
     const size = open.file?.writer.size ?? 0;
-    if (size >= (this.#options.partBytesMax ?? PART_BYTES_MAX)) await this.#seal(state, 'open');
+    if (size >= (this.#options.partBytesMax ?? PART_BYTES_MAX)) await this.#seal([[state, 'open']]);
   }
 
   async #sealDue(): Promise<void> {
     const due = this.#now() - (this.#options.sealMs ?? SEAL_MS);
-    for (const state of this.#sessions.values()) {
-      if (state.open === null) continue;
-      if (state.closing !== null) await this.#seal(state, state.closing);
-      else if (state.open.openedAt <= due) await this.#seal(state, 'open');
+    let together: [SessionState, RecordingState][] = [];
+    for (const state of [...this.#sessions.values()]) {
+      if (state.open === null || (state.closing === null && state.open.openedAt > due)) continue;
+      together.push([state, state.closing ?? 'open']);
+      if (together.length < SEALED_TOGETHER_MAX) continue;
+      await this.#seal(together);
+      together = [];
     }
+    await this.#seal(together);
   }
 
   /** Writes the largest waiting chunks, until half of the memory is free again. */
@@ -412,7 +465,7 @@ export class Sealer {
     const { lines } = open;
     if (lines.count === 0) return;
     open.file ??= await this.#begin(state, open);
-    writeWhole(open.file.fd, open.file.writer.chunk(lines.bytes, lines.count));
+    this.#write(open.file, (writer) => writer.chunk(lines.bytes, lines.count));
     // Whoever fills chunks will fill the next: its room is kept while there is enough for all.
     if (
       lines.length >= CHUNK_BYTES_MAX &&
@@ -428,44 +481,83 @@ export class Sealer {
 
   async #begin(state: SessionState, open: OpenPart): Promise<NonNullable<OpenPart['file']>> {
     const { boot, gateway, recipients, signing, spoolDirectory, compression } = this.#options;
-    const key = randomBytes(32);
-    const wrapped = await wrapKey(key, recipients);
-    const writer = new RecordingWriter(
-      {
-        session: state.id,
-        part: state.part,
-        previous: state.previous,
-        gateway,
-        created_at: open.firstAt,
-        compression: compression ?? 'zstd',
-        recipients: [...recipients],
-        key: wrapped.toString('base64'),
-      },
-      key,
-      signing,
-    );
-    const path = join(spoolDirectory, `${boot}.${state.id}.${state.part}.tmp`);
-    const fd = openSync(path, 'w', 0o600);
-    writeWhole(fd, writer.head);
-    return { writer, fd, path };
+    const { key, wrapped } = await this.#keyForPart();
+    const header = {
+      session: state.id,
+      part: state.part,
+      previous: state.previous,
+      gateway,
+      created_at: open.firstAt,
+      compression: compression ?? 'zstd',
+      recipients: [...recipients],
+      key: wrapped,
+      salt: randomBytes(SALT_BYTES).toString('hex'),
+    };
+    const writer = new RecordingWriter(header, dataKey(header, key), signing);
+    const onDisk = new PartFile(join(spoolDirectory, `${boot}.${state.id}.${state.part}.tmp`));
+    this.#files.add(onDisk);
+    this.#do(() => onDisk.open());
+    this.#do(() => onDisk.write(writer.head, 0));
+    return { writer, onDisk };
   }
 
-  async #seal(state: SessionState, wanted: RecordingState): Promise<void> {
-    const open = state.open;
-    if (open === null) return;
-    state.closing = wanted;
-    await this.#chunk(state, open);
+  /** To wrap a key costs more than all else that a short session needs: parts of one round may share one. */
+  async #keyForPart(): Promise<SealingKey> {
+    if (this.#sealingKey === null || this.#sealingKey.parts >= KEY_PARTS_MAX) {
+      this.#forgetKey();
+      const key = randomBytes(32);
+      const wrapped = await wrapKey(key, this.#options.recipients);
+      this.#sealingKey = { key, wrapped: wrapped.toString('base64'), parts: 0 };
+    }
+    this.#sealingKey.parts += 1;
+    return this.#sealingKey;
+  }
+
+  /** From now on nobody but the recipients can open what was sealed with it. */
+  #forgetKey(): void {
+    this.#sealingKey?.key.fill(0);
+    this.#sealingKey = null;
+  }
+
+  /** What `make` adds to the file goes to disk, now or when it can. */
+  #write({ writer, onDisk }: NonNullable<OpenPart['file']>, make: (writer: RecordingWriter) => Buffer): void {
+    const offset = writer.size;
+    const bytes = make(writer);
+    this.#do(() => onDisk.write(bytes, offset));
+  }
+
+  /** One step in the spool. Where it fails, `poll` says so when the batch has been taken whole. */
+  #do(step: () => void): void {
     try {
-      await this.#options.sealing?.(state.id);
+      this.#steps.take(step);
+    } catch (error) {
+      this.#fault ??= error as Error;
+    }
+  }
+
+  /** Those that have an open part get it sealed, in the state that stands beside each. */
+  async #seal(wanted: readonly [SessionState, RecordingState][]): Promise<void> {
+    const states = wanted.filter(([{ open }]) => open !== null);
+    for (const [state, as] of states) state.closing = as;
+    if (states.length === 0 || this.#steps.stuck) return;
+    try {
+      await this.#options.sealing?.(states.map(([{ id }]) => id));
     } catch (error) {
       // Tried again in the next round.
       this.#fault ??= error as Error;
       return;
     }
-    const { writer, fd, path } = open.file!;
+    for (const [state, as] of states) if (state.open !== null) await this.#name(state, state.open, as);
+    await this.#announce();
+  }
+
+  /** Writes what is left of the part and its end, and gives it its name. */
+  async #name(state: SessionState, open: OpenPart, wanted: RecordingState): Promise<void> {
+    await this.#chunk(state, open);
+    const file = open.file!;
+    const { writer, onDisk } = file;
     const { boot, spoolDirectory } = this.#options;
-    writeWhole(
-      fd,
+    this.#write(file, () =>
       writer.end({
         state: wanted,
         firstAt: open.firstAt,
@@ -475,13 +567,25 @@ export class Sealer {
         to: open.to,
       }),
     );
-    closeSync(fd);
-    const name = spoolName(state.id, state.part);
-    const target = join(spoolDirectory, name);
-    renameSync(path, target);
-    this.#unsynced.add(target);
-    const part = state.part;
-    state.previous = writer.sha256;
+    const sealed = {
+      session: state.id,
+      ofGateway: state.id === boot,
+      part: state.part,
+      state: wanted,
+      key: partKey(state.id, state.part),
+      events: writer.events,
+      bytes: writer.size,
+      sha256: writer.sha256,
+    };
+    const target = join(spoolDirectory, spoolName(state.id, state.part));
+    this.#do(() => onDisk.close());
+    this.#do(() => {
+      renameSync(onDisk.path, target);
+      this.#files.delete(onDisk);
+      this.#unsynced.add(target);
+      this.#named.push(sealed);
+    });
+    state.previous = sealed.sha256;
     state.sealedTo = open.to;
     state.part += 1;
     this.#memory -= open.lines.room;
@@ -492,16 +596,14 @@ export class Sealer {
       // A session that ended has no more events; what is left of it is in the parts' trailers.
       this.#sessions.delete(state.id);
     }
-    if (state.id !== boot) await this.#enter(state.id, part, wanted, state.previous);
-    this.#options.sealed?.({
-      session: state.id,
-      ofGateway: state.id === boot,
-      part,
-      state: wanted,
-      key: partKey(state.id, part),
-      events: writer.events,
-      bytes: writer.size,
-    });
+  }
+
+  async #announce(): Promise<void> {
+    for (let next = this.#named.shift(); next !== undefined; next = this.#named.shift()) {
+      const { sha256, ...part } = next;
+      if (!part.ofGateway) await this.#enter(part.session, part.part, part.state, sha256);
+      this.#options.sealed?.(part);
+    }
   }
 
   /**
@@ -573,11 +675,6 @@ function after(place: Place, other: Place): boolean {
     if (place[index]! !== other[index]!) return place[index]! > other[index]!;
   }
   return false;
-}
-
-function writeWhole(fd: number, bytes: Buffer): void {
-  let written = 0;
-  while (written < bytes.length) written += writeSync(fd, bytes, written, bytes.length - written, null);
 }
 
 function syncFile(path: string): void {
