@@ -57,6 +57,12 @@ export const RECORDING_TRAILER_BYTES_MAX = 1024 * 1024;
 /** Parts whose data keys are derived from one key. */
 export const KEY_PARTS_MAX = 64;
 
+/**
+ * Nobody waits for the sealer, and everybody for the thread that relays. At 5 it still gets a quarter of a core that
+ * somebody else could use whole, so that it does not fall behind for long.
+ */
+export const SEALER_NICENESS = 5;
+
 /** How often the sealer looks for new events. */
 export const SEALER_POLL_MS = 250;
 

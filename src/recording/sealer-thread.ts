@@ -1,4 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
+import { yieldToOthers } from '../lib/thread-priority.ts';
+import { SEALER_NICENESS } from './limits.ts';
 import { Pipeline, type PipelineOptions } from './pipeline.ts';
 import type { AuditEvent } from './recorder.ts';
 import type { FromThread, ToThread } from './sealing.ts';
@@ -36,6 +38,7 @@ function secret(reference: string): Promise<string> {
   });
 }
 
+yieldToOthers(SEALER_NICENESS);
 const pipeline = await Pipeline.make(options, log, resumed, audit, { secret });
 pipeline.start();
 const reporting = setInterval(() => tell({ kind: 'status', status: pipeline.status }), 1_000);
