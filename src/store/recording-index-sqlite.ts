@@ -32,6 +32,10 @@ const KNOWN_CHARACTERS_MAX = 2_000;
 const SCAN_MAX = 20_000;
 /** Texts with the same hash that are looked at; beyond, a text is kept again. */
 const SAME_HASH_MAX = 4;
+/** What a writer keeps of the file in memory: new texts come at random places of their index. */
+const CACHE_KIB_MAX = 16 * 1024;
+/** Pages (4 KiB) that come together before they are carried from the write-ahead log into the file, each once. */
+const CHECKPOINT_PAGES = 8_000;
 /** How long a writer waits for another process's lock. */
 const BUSY_MS_MAX = 5_000;
 
@@ -65,7 +69,11 @@ export class SqliteRecordingIndex implements RecordingIndex {
     this.#database = new DatabaseSync(path, { readOnly, timeout: BUSY_MS_MAX });
     try {
       if (!readOnly && !inMemory) chmodSync(path, 0o600);
-      if (!readOnly) this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
+      if (!readOnly)
+        this.#database.exec(
+          `PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -${CACHE_KIB_MAX};
+          PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES};`,
+        );
       if (!readOnly && options.keepVersion !== true) {
         bringUpToDate(this.#database, path, (rows) => this.#write(rows));
       } else if (versionOf(this.#database) !== VERSION) {
