@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { Statement } from '../../protocols/statement.ts';
@@ -12,11 +12,12 @@ import { type Boot, JOURNAL_DIRECTORY, type Journal, newBoot, openJournal } from
 import { knownSigningKeys, loadRecordingKeys, loadSigningKey } from './keys.ts';
 import { Library } from './library.ts';
 import { bootLockPath } from './lock.ts';
-import { Pipeline, type StreamOptions } from './pipeline.ts';
+import { Pipeline, SPOOL_DIRECTORY, type StreamOptions } from './pipeline.ts';
 import { listBoots } from './reader.ts';
 import { recoverJournal } from './recovery.ts';
 import { segmentName } from './segment.ts';
 import { DirectoryStore } from './store/directory.ts';
+import { sessionPrefix } from './store/store.ts';
 import { verifySession } from './verify.ts';
 
 /** Several processes that write journals into one directory, and one that makes recordings of them all. */
@@ -215,4 +216,33 @@ test('following the journal gives what all processes write, also those that begi
   await following;
   await other.close();
   await own.close();
+});
+
+test('a spool that cannot be written for one process holds up neither the store nor another process', async () => {
+  using directory = new TemporaryDirectory();
+  const world = await World.make(directory.path);
+  const own = await world.journal();
+  const pipeline = await world.pipeline(own);
+  const boot = await newBoot(world.recipients, Date.now());
+  pipeline.begin({ boot: boot.id, bootKey: boot.key });
+  const other = await world.journal(boot);
+  const stuck = talk(own, 'select 1', true);
+  const obstacle = join(world.dataDir, SPOOL_DIRECTORY, `${own.boot}.${stuck}.1.tmp`);
+  mkdirSync(obstacle);
+  const fine = talk(other, 'select 2', true);
+  await pipeline.run();
+  expect(pipeline.status.error).toMatch(/EISDIR/);
+  const store = new DirectoryStore(world.storePath);
+  expect(await store.list(sessionPrefix(fine))).toHaveLength(1);
+  expect(await store.list(sessionPrefix(stuck))).toEqual([]);
+  rmdirSync(obstacle);
+  await pipeline.run();
+  expect(pipeline.status.error).toBeNull();
+  expect(
+    textsIn((await eventsOf(world.library(), stuck)).map((event) => JSON.stringify(event)).join('\n')),
+  ).toEqual(['select 1']);
+  expect(await store.list(sessionPrefix(stuck))).toHaveLength(1);
+  await other.close();
+  await own.close();
+  await pipeline.finish();
 });

@@ -331,9 +331,11 @@ export class Pipeline {
       await this.#interrupt();
       this.#stream();
       for (const boot of [...this.#over]) await this.#finishOther(boot);
-      for (const sealer of [...this.#sealers.values()]) this.#eventsRead += await sealer.poll();
+      const fault = await this.#poll();
       await this.#index?.flush();
+      // Also where the spool is full: what is stored makes room.
       await this.#uploader.run();
+      if (fault !== null) throw fault;
       for (const sealer of this.#sealers.values()) sealer.release();
       await this.#index?.use((index) => recordHolds(index, this.#audit));
       await this.#retain();
@@ -345,6 +347,19 @@ export class Pipeline {
       if (this.#error !== text) this.#log.error({ error: text }, 'recordings cannot be sealed');
       this.#error = text;
     }
+  }
+
+  /** Every journal is read, whatever is wrong with another. Gives what went wrong first. */
+  async #poll(): Promise<unknown> {
+    let fault: unknown = null;
+    for (const sealer of [...this.#sealers.values()]) {
+      try {
+        this.#eventsRead += await sealer.poll();
+      } catch (error) {
+        fault ??= error;
+      }
+    }
+    return fault;
   }
 
   /** Sessions that a dead process left open are marked so. What fails here is done again as for an earlier run. */

@@ -293,6 +293,30 @@ describe('sealing', () => {
     expect(entries).toEqual(sealed);
   });
 
+  test('a session is ended also where its end fills a part', async () => {
+    using directory = new TemporaryDirectory();
+    const it = await bench(directory.path);
+    const ids = Array.from({ length: 24 }, (_, step) => {
+      const record = it.journal.session(sessionStart(newId()));
+      // Somewhere among these, all but the last event is just short of a chunk.
+      for (const size of [60_000, 60_000, 60_000, 60_000, 18_700 + step * 100])
+        record.begin(new Statement('query', 'x'.repeat(size), size));
+      record.close({ reason: 'client_closed', detail: null, bytesSent: 1, bytesReceived: 2 });
+      return record.id;
+    });
+    await it.journal.close();
+    const sealer = new Sealer(it.options({ partBytesMax: 1 }));
+    await sealer.poll(true);
+    expect(sealer.openSessions).toBe(1);
+    await sealer.finish();
+    await it.upload();
+    for (const id of ids) {
+      const parts = await it.store.list(sessionPrefix(id));
+      const last = inspectPart(await it.store.get(parts.at(-1)!.key));
+      expect(last.trailer?.state).toBe('ended');
+    }
+  });
+
   test('only reviewers can read, with any of their keys, and the disk shows nothing', async () => {
     using directory = new TemporaryDirectory();
     const reviewers = [await generateX25519Identity(), await generateX25519Identity()];

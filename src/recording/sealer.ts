@@ -333,6 +333,10 @@ export class Sealer {
       if (event.type === 'session_ended') state.ended = true;
       return;
     }
+    if (event.type === 'session_ended') {
+      await this.#end(state, event, 'ended');
+      return;
+    }
     await this.#event(state, event);
     if (event.type === 'gap') {
       for (const session of event.sessions) {
@@ -340,7 +344,6 @@ export class Sealer {
         if (loser !== undefined && !isOver(loser)) await this.#event(loser, event);
       }
     }
-    if (event.type === 'session_ended') await this.#end(state, 'ended');
   }
 
   /** Whether the event at this place lies in a sealed part already. */
@@ -359,22 +362,23 @@ export class Sealer {
     }
   }
 
-  async #interrupt(state: SessionState, detail: string): Promise<void> {
-    await this.#event(state, {
-      type: 'session_ended',
+  #interrupt(state: SessionState, detail: string): Promise<void> {
+    const event = {
+      type: 'session_ended' as const,
       session: state.id,
       at: state.lastAt ?? this.#lastAt,
-      reason: 'interrupted',
+      reason: 'interrupted' as const,
       detail,
       statements: state.statements,
       bytes_sent: 0,
       bytes_received: 0,
-    });
-    await this.#end(state, 'interrupted');
+    };
+    return this.#end(state, event, 'interrupted');
   }
 
-  /** The session's last event has been added. */
-  async #end(state: SessionState, as: RecordingState): Promise<void> {
+  /** Adds the session's last event. It is not the end of an open part, however full that is: another would follow. */
+  async #end(state: SessionState, event: JournalEvent, as: RecordingState): Promise<void> {
+    this.#add(state, event);
     state.closing = as;
     this.#over.push(state);
     if (this.#over.length >= SEALED_TOGETHER_MAX) await this.#sealOver();
