@@ -243,3 +243,13 @@ export class Writer {
     return at;
   }
 }
+
+/**
+ * A copy for long. A short `Buffer` of Node's lies in a pool of 64 KiB, all of which stays in memory for as long as one of
+ * its pieces: thousands of sessions with a few bytes each would hold much more than that.
+ */
+export function lastingCopy(bytes: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  copy.set(bytes);
+  return copy;
+}

@@ -1,4 +1,4 @@
-import { Reader } from '../bytes.ts';
+import { lastingCopy, Reader } from '../bytes.ts';
 import type { Channel } from '../channel.ts';
 import type { Credentials, PostgresSettings } from '../engine.ts';
 import { ProtocolError, Refusal } from '../error.ts';
@@ -185,7 +185,7 @@ async function readWelcome(
       const name = reader.cstring('parameter name').toString('utf8');
       parameters.set(name, reader.cstring('parameter value').toString('utf8'));
     } else if (one.type === 'K') {
-      backendKey = { pid: reader.int32be('process id'), secret: Buffer.from(reader.rest()) };
+      backendKey = { pid: reader.int32be('process id'), secret: lastingCopy(reader.rest()) };
       checkSecret(backendKey.secret);
     } else if (one.type === 'Z') {
       return { parameters, backendKey, transactionStatus: transactionStatus(reader), welcome };

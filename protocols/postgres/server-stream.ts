@@ -1,3 +1,4 @@
+import { lastingCopy } from '../bytes.ts';
 import type { ObserveOptions, Sink } from '../engine.ts';
 import { Refusal } from '../error.ts';
 import type { Conversation } from './conversation.ts';
@@ -77,7 +78,7 @@ export class ServerStream {
   constructor(sink: Sink, conversation: Conversation, options: ObserveOptions, marker: string) {
     this.#sink = sink;
     this.#conversation = conversation;
-    this.#marker = Buffer.from(marker, 'latin1');
+    this.#marker = lastingCopy(Buffer.from(marker, 'latin1'));
     this.#sampleRows = options.sampleRows;
     this.#describes = options.columns || options.sampleRows > 0;
   }

@@ -1,4 +1,4 @@
-import { Reader, Writer } from '../bytes.ts';
+import { lastingCopy, Reader, Writer } from '../bytes.ts';
 import { ProtocolError } from '../error.ts';
 import type { ServerError } from './errors.ts';
 import { Feature } from './features.ts';
@@ -251,7 +251,7 @@ export class LoginResponse {
     const value = reader.slice(reader.uint8('ENVCHANGE length') * width, 'ENVCHANGE value');
     reader.skip(reader.uint8('ENVCHANGE length') * width, 'ENVCHANGE old value');
     if (type === Change.database) this.database = value.toString('utf16le');
-    else if (type === Change.collation && value.length === 5) this.collation = Buffer.from(value);
+    else if (type === Change.collation && value.length === 5) this.collation = lastingCopy(value);
     else if (type === Change.beginTransaction) this.inTransaction = true;
     else if (type === Change.packetSize) this.packetBytes = Number.parseInt(value.toString('utf16le'), 10);
     return type !== Change.mirrorPartner && type !== Change.userInstance;

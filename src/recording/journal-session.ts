@@ -1,3 +1,4 @@
+import { lastingCopy } from '../../protocols/bytes.ts';
 import type { Note } from '../../protocols/engine.ts';
 import type { Parameter, Statement } from '../../protocols/statement.ts';
 import type { Journal } from './journal.ts';
@@ -40,7 +41,7 @@ export class JournalSession implements SessionRecord {
     this.id = start.session;
     this.#journal = journal;
     this.#start = start;
-    this.#bytes = Buffer.from(start.session, 'latin1');
+    this.#bytes = lastingCopy(Buffer.from(start.session, 'latin1'));
     this.#masker = masker;
     if (rawFrames)
       this.frame = (from, bytes) => {
