@@ -198,6 +198,13 @@ describe('a spool that cannot be written', () => {
     await place.upload();
     for (const session of [...sessions, ...later])
       expect(await stored(place, session)).toEqual(ofSession(written, session));
+    // The key of the round that failed is forgotten with it.
+    const [early, late] = await Promise.all(
+      [sessions[0]!, later[0]!].map(async (id) =>
+        inspectPart(await place.store.get((await place.store.list(sessionPrefix(id)))[0]!.key)),
+      ),
+    );
+    expect(late!.header!.key).not.toBe(early!.header!.key);
     sealer.release(true);
     expect(listSegments(place.journal.directory)).toEqual([]);
   });

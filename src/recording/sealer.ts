@@ -190,6 +190,14 @@ export class Sealer {
 
   /** Reads what is new in the journal and seals what is due. Gives the number of events read. */
   async poll(final = false): Promise<number> {
+    try {
+      return await this.#round(final);
+    } finally {
+      this.#forgetKey();
+    }
+  }
+
+  async #round(final: boolean): Promise<number> {
     this.#steps.retry();
     await this.#announce();
     let events = 0;
@@ -204,7 +212,6 @@ export class Sealer {
     }
     await this.#sealOver();
     await this.#sealDue();
-    this.#forgetKey();
     this.#throwFault();
     return events;
   }
@@ -214,7 +221,16 @@ export class Sealer {
    * to do is to `release` the boot's segments.
    */
   async finish(): Promise<void> {
-    await this.poll(true);
+    try {
+      await this.#round(true);
+      await this.#finishSessions();
+    } finally {
+      this.#forgetKey();
+    }
+    this.#reader.close();
+  }
+
+  async #finishSessions(): Promise<void> {
     for (const state of [...this.#sessions.values()]) {
       if (state.id !== this.#options.boot && !isOver(state))
         await this.#interrupt(state, 'the gateway stopped while the session was open');
@@ -223,7 +239,6 @@ export class Sealer {
     this.#throwFault();
     await this.#finishGateway();
     this.#throwFault();
-    this.#reader.close();
   }
 
   /** The gateway's own recording gets an end too, also where all its events are sealed already. */
