@@ -5,8 +5,7 @@ import { atRest, interleaved } from './lib/load.ts';
 import { direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { memoryKiB } from './lib/process.ts';
 import { Section } from './lib/results.ts';
-import type { BenchOptions } from './lib/round-trips.ts';
-import { nameWithRuns } from './lib/round-trips.ts';
+import { type BenchOptions, nameWithRuns } from './lib/round-trips.ts';
 import { postgresEnvironment, prepared, versionsText } from './postgres.ts';
 
 /** Round trips that one session makes, one after another, while others download. */

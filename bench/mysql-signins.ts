@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { DatabaseServer } from '../test/support/database.ts';
-import { startMariadb } from '../test/support/mariadb.ts';
+import { mariadbTree, startMariadb } from '../test/support/mariadb.ts';
 import { mysqlTree, startMysql } from '../test/support/mysql.ts';
 import { interleaved } from './lib/load.ts';
 import { type Backend, direct, haproxy, type Peer, sallyport, type TlsFiles } from './lib/peers.ts';
@@ -17,17 +17,21 @@ const TEST = fileURLToPath(new URL('lib/mysql-sign-in.lua', import.meta.url));
 const PASSWORD = 'bench-password';
 
 interface Family {
-  readonly name: 'MySQL' | 'MariaDB';
+  readonly name: 'MySQL' | 'MariaDB' | 'MariaDB 11';
   readonly type: 'mysql' | 'mariadb';
+  readonly isThere: () => boolean;
   readonly start: (options: readonly string[]) => Promise<DatabaseServer>;
   /** What follows CREATE USER …, by method. */
   readonly methods: Readonly<Record<string, string>>;
+  /** The library of sysbench knows no such method: Sallyport alone can be measured, as it lets sysbench in without. */
+  readonly behindSallyport?: true;
 }
 
 const FAMILIES: readonly Family[] = [
   {
     name: 'MySQL',
     type: 'mysql',
+    isThere: () => mysqlTree() !== null,
     start: (options) => startMysql({ options: [...options, '--disable-log-bin'] }),
     methods: {
       caching_sha2_password: `IDENTIFIED WITH caching_sha2_password BY '${PASSWORD}'`,
@@ -36,23 +40,35 @@ const FAMILIES: readonly Family[] = [
   {
     name: 'MariaDB',
     type: 'mariadb',
+    isThere: () => true,
     start: (options) => startMariadb('10', { options: [...options] }),
     methods: {
       mysql_native_password: `IDENTIFIED VIA mysql_native_password USING PASSWORD('${PASSWORD}')`,
       ed25519: `IDENTIFIED VIA ed25519 USING PASSWORD('${PASSWORD}')`,
     },
   },
+  {
+    name: 'MariaDB 11',
+    type: 'mariadb',
+    isThere: () => mariadbTree('11') !== null,
+    start: (options) => startMariadb('11', { options: [...options] }),
+    methods: {
+      parsec: `IDENTIFIED VIA parsec USING PASSWORD('${PASSWORD}')`,
+    },
+    behindSallyport: true,
+  },
 ];
 
 /** New connections a second by what the server asks for, in the clear and with TLS on both sides. */
 export async function signIns(options: BenchOptions): Promise<void> {
-  const families = FAMILIES.filter(({ type }) => type === 'mariadb' || mysqlTree() !== null);
+  const families = FAMILIES.filter(({ isThere }) => isThere());
+  const title = families.some(({ type }) => type === 'mysql') ? 'MySQL and MariaDB' : 'MariaDB';
   const servers: DatabaseServer[] = [];
   for (const { start } of families)
     servers.push(await start(['--max-connections=1000', '--general-log=OFF']));
   const section = new Section('mysql sign-ins', [
-    `## ${families.map(({ name }) => name).join(' and ')}: sign-ins`,
-    `sysbench, ${CLIENTS} threads, a new connection for every select, ${options.runs} interleaved runs of ${options.seconds} s. Named is what the server asks for (caching_sha2_password the fast way, the password being known to it): of the client, or of Sallyport, which lets its clients in without a password. With TLS, both sides have it, and Sallyport verifies the server.`,
+    `## ${title}: sign-ins`,
+    `sysbench, ${CLIENTS} threads, a new connection for every select, ${options.runs} interleaved runs of ${options.seconds} s. Named is what the server asks for (caching_sha2_password the fast way, the password being known to it): of the client, or of Sallyport, which lets its clients in without a password. With TLS, both sides have it, and Sallyport verifies the server. The full way of caching_sha2_password is taken once after a start of the server, and not measured; parsec is measured by Sallyport alone, since no load generator here knows it.`,
     PEERS_TEXT,
     machineText({
       ...Object.fromEntries(families.map(({ name }, index) => [name, servers[index]!.version])),
@@ -89,10 +105,9 @@ async function signInsOf(
       // Over TLS, MySQL learns the password's digest, which the fast way in the clear needs.
       for (const tls of [certificates.files, undefined]) {
         const withTls = tls === undefined ? {} : { tls };
-        const balancer = await haproxy(backend);
+        const balancer = family.behindSallyport ? null : await haproxy(backend);
         const peers = [
-          direct(backend),
-          balancer,
+          ...(balancer === null ? [] : [direct(backend), balancer]),
           ...(family.type === 'mysql' ? await routerIfThere(backend) : []),
           await sallyport(backend, { recording: 'off', ...withTls }),
           await sallyport(backend, { recording: 'flushed', ...withTls }),
@@ -103,7 +118,7 @@ async function signInsOf(
           );
           section.add(
             `${method}, ${tls === undefined ? 'in the clear' : 'TLS on both sides'}`,
-            signInTable(samples, balancer, options.runs),
+            signInTable(samples, balancer ?? peers[0]!, options.runs),
           );
         } finally {
           for (const peer of peers) await peer.stop();

@@ -7,8 +7,7 @@ import { atRest, type Loaded, loaded } from './lib/load.ts';
 import { type Backend, direct, haproxy, mysqlRouter, type Peer, sallyport } from './lib/peers.ts';
 import { run } from './lib/process.ts';
 import { machineText, Section, versionsOf } from './lib/results.ts';
-import type { BenchOptions } from './lib/round-trips.ts';
-import { addRoundTrips, COLUMNS_TEXT, type RoundTripSample } from './lib/round-trips.ts';
+import { addRoundTrips, type BenchOptions, COLUMNS_TEXT, type RoundTripSample } from './lib/round-trips.ts';
 import { perWork } from './lib/usage.ts';
 
 const ROWS = 20_000;

@@ -7,8 +7,7 @@ import { atRest, interleaved, Meter } from './lib/load.ts';
 import { direct, haproxy, type Peer, pgbouncer, sallyport } from './lib/peers.ts';
 import { resetPeak, residentKiB, run } from './lib/process.ts';
 import { Section } from './lib/results.ts';
-import type { BenchOptions } from './lib/round-trips.ts';
-import { nameWithRuns } from './lib/round-trips.ts';
+import { type BenchOptions, nameWithRuns } from './lib/round-trips.ts';
 import type { CpuUse } from './lib/usage.ts';
 import { postgresEnvironment, prepared, versionsText } from './postgres.ts';
 

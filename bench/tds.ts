@@ -99,6 +99,12 @@ export async function bulk(options: BenchOptions): Promise<void> {
 /** How clients and the one in between sign in. `asks` is the server's setting, `settings` the resource's. */
 const SIGN_INS = [
   { title: 'SQL login, in the clear', work: 'signin', asks: 'off', settings: null },
+  {
+    title: 'SQL login, TLS for the login alone on both sides',
+    work: 'login',
+    asks: 'login-only',
+    settings: { encryption: 'login-only' },
+  },
   { title: 'SQL login, TLS on both sides', work: 'tls', asks: 'required', settings: { encryption: 'on' } },
   {
     title: 'SQL login, TLS first on both sides (TDS 8.0)',
@@ -120,7 +126,7 @@ export async function signIns(options: BenchOptions): Promise<void> {
   const { ca, cert, key } = certificate.files;
   const section = new Section('sql server sign-ins', [
     '## SQL Server (test double): sign-ins',
-    `${SIGN_IN_CLIENTS} at once, one batch each, ${options.runs} interleaved runs of ${options.seconds} s. Named is how Sallyport, or the client, signs in to the server; clients of Sallyport need no password. With TLS the client is tedious, whose own work is most of what limits the rate. TLS for the login alone is between the first two. ${DOUBLE_TEXT}`,
+    `${SIGN_IN_CLIENTS} at once, one batch each, ${options.runs} interleaved runs of ${options.seconds} s. Named is how Sallyport, or the client, signs in to the server; clients of Sallyport need no password. With TLS the client is tedious, whose own work is most of what limits the rate. ${DOUBLE_TEXT}`,
     tdsVersionsText(),
   ]);
   try {

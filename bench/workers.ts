@@ -3,8 +3,7 @@ import { digits, median, table } from './lib/figures.ts';
 import { interleaved } from './lib/load.ts';
 import { direct, type Peer, sallyport } from './lib/peers.ts';
 import { Section } from './lib/results.ts';
-import type { BenchOptions } from './lib/round-trips.ts';
-import { COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
+import { type BenchOptions, COLUMNS_TEXT, type RoundTripSample, roundTripTable } from './lib/round-trips.ts';
 import { prepared, select, versionsText } from './postgres.ts';
 
 /** Enough to keep several processes busy, and many more. */

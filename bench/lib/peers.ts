@@ -174,7 +174,10 @@ export interface SallyportOptions {
   /** TLS with clients and with the server. Default: none. */
   readonly tls?: TlsFiles;
   /** For SQL Server with TLS: what the resource says of encryption and of the account. */
-  readonly sqlServer?: { readonly encryption: 'on' | 'strict'; readonly windowsDomain?: string };
+  readonly sqlServer?: {
+    readonly encryption: 'login-only' | 'on' | 'strict';
+    readonly windowsDomain?: string;
+  };
 }
 
 /** What the daemon gives itself by `bin/sallyport.js`. */
@@ -259,7 +262,7 @@ function sqlServerSettings(settings: SallyportOptions['sqlServer']): string[] {
   const { encryption, windowsDomain } = settings;
   return [
     `encryption: "${encryption}"`,
-    'client_encryption: required',
+    `client_encryption: ${encryption === 'login-only' ? 'login' : 'required'}`,
     ...(windowsDomain === undefined ? [] : [`windows_domain: ${windowsDomain}`]),
   ];
 }

@@ -7,7 +7,7 @@ import { ACCOUNT, bulkMessage, REQUESTS, TdsConnection } from './tds.ts';
 
 /**
  * The load generator of the SQL Server benchmarks: `node tds-load.ts PORT WORK CLIENTS SECONDS [CA]`. WORK is `batch`, `rpc`,
- * `down`, `up`, `signin` (in the clear, with recorded bytes), or a sign-in by tedious: `tls`, `strict`. Prints `started` when everybody is signed in and warm, and in the end a line of JSON
+ * `down`, `up`, `signin` (in the clear, with recorded bytes), or a sign-in by tedious: `login`, `tls`, `strict`. Prints `started` when everybody is signed in and warm, and in the end a line of JSON
  * (`TdsLoadResult`).
  */
 
@@ -111,7 +111,7 @@ async function signInClear(): Promise<void> {
 const { user, password, database } = ACCOUNT;
 const ca = process.argv[6] === undefined ? undefined : readFileSync(process.argv[6], 'utf8');
 
-/** With TLS throughout: inside PRELOGIN, or first of all (`strict`). */
+/** With TLS inside PRELOGIN, for the `login` alone or throughout; or first of all (`strict`). */
 async function signInTls(): Promise<void> {
   const connection = new Connection({
     server: 'localhost',
@@ -119,7 +119,7 @@ async function signInTls(): Promise<void> {
     options: {
       port,
       database,
-      encrypt: work === 'strict' ? 'strict' : true,
+      encrypt: work === 'strict' ? 'strict' : work === 'tls',
       cryptoCredentialsDetails: { ca },
       connectTimeout: 30_000,
     },
@@ -136,7 +136,7 @@ async function signInTls(): Promise<void> {
 const result =
   work === 'signin'
     ? await signIns(signInClear)
-    : work === 'tls' || work === 'strict'
+    : work === 'login' || work === 'tls' || work === 'strict'
       ? await signIns(signInTls)
       : work === 'down'
         ? await transfer([REQUESTS.down])
