@@ -80,7 +80,8 @@ describe.each(kinds)('%s', (_, make) => {
     const receive = async (socket: Socket): Promise<string> => {
       const hash = createHash('sha256');
       let count = 0;
-      for await (const chunk of socket) {
+      // Without the option, who has heard all would be destroyed with what it has not sent yet.
+      for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
         hash.update(chunk as Buffer);
         count += 1;
         if (count % 7 === 0) await new Promise((resolve) => setImmediate(resolve));
